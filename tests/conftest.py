@@ -1,0 +1,112 @@
+"""What all tests share: a quiet, offline process, the folder of real data, and a small vocabulary.
+
+The environment is set before anything heavy is imported: thread pools and hubs read it once, at import.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+# One thread a process: pytest runs as many processes as there are cores, and results must not depend on a thread count.
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    TRANSFORMERS_OFFLINE="1",
+    HF_DATASETS_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    TOKENIZERS_PARALLELISM="false",
+    TRANSFORMERS_VERBOSITY="error",
+    NO_PROXY="127.0.0.1,localhost",
+)
+
+import pytest  # noqa: E402  (after the environment)
+
+if TYPE_CHECKING:
+    from _pytest.terminal import TerminalReporter
+
+    from text.tokenizer import Tokenizer
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+NO_DATA = "no folder of real data"
+
+
+def pytest_runtest_setup() -> None:
+    """Give torch its threads and flush denormals, as soon as a test module has imported it and never before."""
+    torch = sys.modules.get("torch")
+    if torch is not None and hasattr(torch, "set_flush_denormal"):
+        torch.set_flush_denormal(True)
+        if torch.get_num_threads() != int(os.environ["OMP_NUM_THREADS"]):
+            torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
+    """Say loudly how much was not proved for lack of data: a quiet skip looks like a pass."""
+    skipped = [report for report in terminalreporter.stats.get("skipped", []) if NO_DATA in str(report.longrepr)]
+    if skipped:
+        terminalreporter.section("real data missing", red=True, bold=True)
+        terminalreporter.line(
+            f"{len(skipped)} tests did NOT run: {NO_DATA}; set KOSMOS_DATA or put it at {_data_folder()}", red=True
+        )
+
+
+def _data_folder() -> Path:
+    return Path(os.environ.get("KOSMOS_DATA") or REPOSITORY.parent / "shared" / "data")
+
+
+@pytest.fixture(scope="session")
+def kosmos_data() -> Path:
+    """The folder of real text, pictures and vocabularies; the test is skipped, and counted, where there is none."""
+    folder = _data_folder()
+    if not (folder / "README.md").is_file():
+        pytest.skip(f"{NO_DATA} at {folder} (set KOSMOS_DATA)")
+    return folder
+
+
+def _sentences() -> list[str]:
+    """Simple English drawn at random: enough for a small vocabulary to find words and endings."""
+    draw = random.Random(0)
+    who = (
+        "a man",
+        "the woman",
+        "two dogs",
+        "a small child",
+        "the old sailor",
+        "a brown cat",
+        "three girls",
+        "somebody",
+    )
+    does = ("runs", "is sitting", "jumps", "was walking", "sleeps", "will be playing", "looked", "kept swimming")
+    where = ("on the beach", "in a field of grass", "over a wall", "near the water", "behind the red house", "at night")
+    ends = (".", "!", "?", ", and then home.", "; nobody knows why.", " (in 1987).", ": 3.14 %!")
+    return [
+        f"{draw.choice(who).capitalize()} {draw.choice(does)} {draw.choice(where)}{draw.choice(ends)}"
+        for _ in range(2_000)
+    ]
+
+
+@pytest.fixture(scope="session")
+def small_tokenizer() -> Tokenizer:
+    """Kosmos-2's special tokens over a vocabulary of 400 pieces with byte fallback, trained here and now."""
+    from io import BytesIO
+
+    import sentencepiece
+
+    from text.tokenizer import Tokenizer
+
+    model = BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(_sentences()),
+        model_writer=model,
+        vocab_size=400,
+        hard_vocab_limit=True,
+        byte_fallback=True,
+        model_type="unigram",
+        num_threads=1,
+        minloglevel=2,
+    )
+    return Tokenizer(model.getvalue(), specials="kosmos2")
