@@ -1,7 +1,7 @@
 """Kosmos reads text and pictures in any order and continues in words.
 
-`kosmos.load("tiny")` gives a `Kosmos` to generate, stream, score and embed with. Names resolve on first use (PEP 562), so
-`import kosmos` costs nothing and imports no torch. For users only: no module of the house imports this root.
+`kosmos.load("tiny")` gives a `Kosmos` to generate, stream, score and embed with. Names resolve on first use (PEP 562),
+so `import kosmos` costs nothing and imports no torch. For users only: no module of the house imports this root.
 """
 
 from __future__ import annotations
