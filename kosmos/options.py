@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypedDict
 
-__all__ = ["GenerationOptions"]
+__all__ = ["GenerationFields", "GenerationOptions"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,3 +59,21 @@ class GenerationOptions:
                 raise ValueError(f"{name}={getattr(self, name)!r}; give {range_}")
         if self.num_beams > 1 and self.temperature > 0:
             raise ValueError("num_beams > 1 is a search and needs temperature=0; set one of them back")
+
+
+class GenerationFields(TypedDict, total=False):
+    """The same options as keyword arguments, each optional."""
+
+    max_new_tokens: int
+    min_new_tokens: int
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    no_repeat_ngram_size: int
+    num_beams: int
+    length_penalty: float
+    stop: tuple[str, ...]
+    seed: int | None
+    logprobs: int

@@ -1,0 +1,204 @@
+"""Continue prompts: owns the step, which is one `Packed` forward that gives one token to every unfinished sequence.
+
+Prompts of any shape are prefilled end to end, in chunks, and decoded together; what one prompt gets does not depend on
+the others. Beam search lives in `beam.py` and stands on the same `Session`.
+Legend: N sequences of a step, R rows, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from kosmos.answer import FinishReason, Generation, StopWatch, finish
+from kosmos.beam import search_beams
+from kosmos.model import KosmosModel
+from kosmos.options import GenerationOptions
+from kosmos.processor import Encoded, Processor
+from kosmos.sampling import choose_tokens, constrain, top_logprobs
+from kosmos.session import Session
+
+__all__ = ["Generation", "StreamPiece", "generate", "stream"]
+
+
+@dataclass(frozen=True)
+class StreamPiece:
+    """Words that arrived; the last piece of a stream also carries the whole answer."""
+
+    text: str
+    generation: Generation | None = None
+
+
+@dataclass
+class _Request:
+    """One prompt on its way."""
+
+    encoded: Encoded
+    options: GenerationOptions
+    generator: torch.Generator
+    watch: StopWatch
+    seen: list[int]
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    alternatives: list[tuple[tuple[int, float], ...]] = field(default_factory=list)
+    reason: FinishReason | None = None
+
+
+def generate(
+    model: KosmosModel,
+    processor: Processor,
+    prompts: Sequence[Encoded],
+    options: GenerationOptions | Sequence[GenerationOptions],
+    *,
+    batch_size: int = 64,
+) -> list[Generation]:
+    """Continue every prompt; results in the order of the prompts.
+
+    Args:
+        options: one for all, or one a prompt.
+        batch_size: prompts decoded together; memory grows with it, results do not depend on it.
+    Raises: ValueError if options and prompts do not match in number or a prompt leaves no room for an answer.
+    """
+    each = [options] * len(prompts) if isinstance(options, GenerationOptions) else list(options)
+    if len(each) != len(prompts):
+        raise ValueError(f"{len(each)} options for {len(prompts)} prompts; give one for all or one each")
+    results: dict[int, Generation] = {}
+    searching = [index for index in range(len(prompts)) if each[index].num_beams > 1]
+    plain = [index for index in range(len(prompts)) if each[index].num_beams == 1]
+    for start in range(0, len(plain), batch_size):
+        members = plain[start : start + batch_size]
+        requests = [_request(model, processor, prompts[index], each[index]) for index in members]
+        for _ in _steps(model, processor, requests):
+            pass
+        results.update(zip(members, (_answer(processor, request) for request in requests), strict=True))
+    for members in _alike(searching, each, batch_size):
+        fitted = _fit(model, prompts[members[0]], each[members[0]])
+        for member in members[1:]:
+            fitted = min(fitted, _fit(model, prompts[member], each[member]), key=lambda option: option.max_new_tokens)
+        results.update(
+            zip(members, search_beams(model, processor, [prompts[m] for m in members], fitted), strict=True)
+        )
+    return [results[index] for index in range(len(prompts))]
+
+
+def stream(
+    model: KosmosModel, processor: Processor, prompt: Encoded, options: GenerationOptions
+) -> Iterator[StreamPiece]:
+    """Continue one prompt, giving words as they come; stop strings are never shown, not even in part.
+
+    A beam search has nothing to show before its end and gives one piece.
+    """
+    if options.num_beams > 1:
+        generation = generate(model, processor, [prompt], options)[0]
+        yield StreamPiece(generation.text, generation)
+        return
+    request = _request(model, processor, prompt, options)
+    for _ in _steps(model, processor, [request]):
+        text = request.watch.take()
+        if text and request.reason is None:
+            yield StreamPiece(text)
+        elif text:
+            yield StreamPiece(text, _answer(processor, request))
+            return
+    yield StreamPiece("", _answer(processor, request))
+
+
+def _steps(model: KosmosModel, processor: Processor, requests: list[_Request]) -> Iterator[None]:
+    """Prefill, then a token for every unfinished request a step, until all are done."""
+    with torch.inference_mode():
+        rooms = [len(request.encoded.ids) + request.options.max_new_tokens for request in requests]
+        session = Session(model, rooms)
+        logits_NV = session.prefill(processor.collate([request.encoded for request in requests]))
+    live = list(range(len(requests)))
+    while True:
+        with torch.inference_mode():
+            tokens = _take_tokens([requests[index] for index in live], logits_NV, processor.tokenizer.eos_id)
+        yield
+        going = [place for place, index in enumerate(live) if requests[index].reason is None]
+        for index in live:
+            if requests[index].reason is not None:
+                session.free(index)
+        if not going:
+            return
+        live = [live[place] for place in going]
+        with torch.inference_mode():
+            logits_NV = session.decode(live, [tokens[place] for place in going])
+
+
+def _take_tokens(requests: list[_Request], logits_NV: Tensor, eos_id: int) -> list[int]:
+    options = [request.options for request in requests]
+    constrained_NV = constrain(
+        logits_NV, options, [request.seen for request in requests], [len(request.ids) for request in requests], eos_id
+    )
+    tokens = choose_tokens(constrained_NV, options, [request.generator for request in requests])
+    logprobs_NV = torch.log_softmax(logits_NV.float(), dim=-1)
+    chosen = logprobs_NV.gather(1, torch.tensor(tokens, device=logits_NV.device)[:, None])[:, 0].tolist()
+    for row, request in enumerate(requests):
+        request.ids.append(tokens[row])
+        request.seen.append(tokens[row])
+        request.logprobs.append(chosen[row])
+        if request.options.logprobs:
+            request.alternatives.append(top_logprobs(logprobs_NV[row], request.options.logprobs))
+        _check_end(request, tokens[row], eos_id)
+    return tokens
+
+
+def _check_end(request: _Request, token: int, eos_id: int) -> None:
+    if token == eos_id:
+        request.reason = "stop"
+    elif request.watch.push(token):
+        request.reason = "stop"
+    elif len(request.ids) >= request.options.max_new_tokens:
+        request.reason = "length"
+    if request.reason is not None:
+        request.watch.close()
+
+
+def _request(model: KosmosModel, processor: Processor, prompt: Encoded, options: GenerationOptions) -> _Request:
+    fitted = _fit(model, prompt, options)
+    generator = torch.Generator().manual_seed(options.seed if options.seed is not None else secrets.randbits(63))
+    image_id = processor.tokenizer.image_id
+    return _Request(
+        encoded=prompt,
+        options=fitted,
+        generator=generator,
+        watch=StopWatch(processor.tokenizer, options.stop),
+        seen=[token for token in prompt.ids if token != image_id],
+    )
+
+
+def _fit(model: KosmosModel, prompt: Encoded, options: GenerationOptions) -> GenerationOptions:
+    """The options with `max_new_tokens` cut to what the model's length leaves; the answer then ends by `length`."""
+    room = model.config.decoder.max_length - len(prompt.ids)
+    if room < 1:
+        raise ValueError(
+            f"the prompt has {len(prompt.ids)} tokens and the model reads {model.config.decoder.max_length}; shorten it"
+        )
+    longest = min(options.max_new_tokens, room)
+    return replace(options, max_new_tokens=longest, min_new_tokens=min(options.min_new_tokens, longest))
+
+
+def _alike(members: list[int], options: list[GenerationOptions], batch_size: int) -> Iterator[list[int]]:
+    """Searches that share their options go together."""
+    groups: dict[GenerationOptions, list[int]] = {}
+    for index in members:
+        groups.setdefault(options[index], []).append(index)
+    for group in groups.values():
+        for start in range(0, len(group), batch_size):
+            yield group[start : start + batch_size]
+
+
+def _answer(processor: Processor, request: _Request) -> Generation:
+    return finish(
+        processor,
+        request.encoded,
+        ids=request.ids,
+        logprobs=request.logprobs,
+        alternatives=request.alternatives,
+        text=request.watch.text,
+        reason=request.reason or "length",
+    )
