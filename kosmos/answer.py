@@ -48,7 +48,7 @@ class StopWatch:
     """Text as it grows, held back while it may still turn out to be a stop string."""
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
-        self._decoder: StreamDecoder = tokenizer.stream_decoder()
+        self._decoder = StreamDecoder(tokenizer)
         self._stop = tuple(stop)
         self._shown = 0
         self._closed = False
