@@ -2,16 +2,18 @@
 
 A caption pair, a web page, a chat, a few-shot prompt and an evaluation item are all a Document. Shards, prompts, the
 HTTP API and the page turn into Documents at their door; nothing below the door knows where they came from.
-Knows nothing of tokens, tensors or models; a picture is opened late, by whoever needs its pixels.
+Knows the names of special tokens and nothing of ids, tensors or models; a picture is opened late, by whoever needs it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias
+
+from text.specials import END_IMAGE, IMAGE, TAG
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -52,9 +54,8 @@ class Text:
         end = 0
         for phrase in self.phrases:
             if phrase.start < end or phrase.end > len(self.text):
-                raise ValueError(
-                    f"phrase span ({phrase.start}, {phrase.end}) overlaps another or leaves the text of {len(self.text)} characters"
-                )
+                span = f"phrase span ({phrase.start}, {phrase.end})"
+                raise ValueError(f"{span} overlaps another or leaves the text of {len(self.text)} characters")
             end = phrase.end
 
 
@@ -74,8 +75,12 @@ class Control:
 
 
 Segment: TypeAlias = Text | Image | Control
-Prompt: TypeAlias = "str | Document | Segment | Picture | Sequence[str | Segment | Picture]"
-"""What a Python caller may write for a Document: words, a picture, or a list of both."""
+Prompt: TypeAlias = (
+    "str | bytes | PathLike[str] | Document | Segment | Picture | "
+    "Sequence[str | bytes | PathLike[str] | Segment | Picture]"
+)
+"""What a Python caller may write for a Document: words (`str`), a picture (PIL, encoded bytes, a `Path`), or a list of
+both. A plain string may contain tags; `Text` is literal."""
 
 
 @dataclass(frozen=True)
@@ -89,3 +94,50 @@ class Document:
     def images(self) -> tuple[Image, ...]:
         """The pictures, in reading order."""
         return tuple(segment for segment in self.segments if isinstance(segment, Image))
+
+
+def document_of(prompt: Prompt) -> Document:
+    """A Document from whatever a Python caller wrote for one.
+
+    Tags in a plain string (`"<grounding>An image of"`) become `Control` segments, and white space left of a tag is
+    dropped. That is for the caller's own strings: put other people's words into `Text`, where nothing is a tag.
+    Strings that stand side by side in a list stay apart, each the beginning of a word.
+    Raises: ValueError for `<image>` in a string; TypeError for what is no prompt.
+    """
+    if isinstance(prompt, Document):
+        return prompt
+    if isinstance(prompt, Sequence) and not isinstance(prompt, (str, bytes)):
+        return Document(tuple(segment for part in prompt for segment in _segments_of(part)))
+    return Document(tuple(_segments_of(prompt)))
+
+
+def _segments_of(part: object) -> Iterator[Segment]:
+    from PIL.Image import Image as Picture  # only here: reading shards and serving need no pictures open
+
+    if isinstance(part, (Text, Image, Control)):
+        yield part
+    elif isinstance(part, str):
+        yield from _tagged(part)
+    elif isinstance(part, (bytes, PathLike, Picture)):
+        yield Image(part)
+    else:
+        raise TypeError(
+            f"a prompt is text, a picture (PIL image, bytes or Path), a Document or a list of these, "
+            f"not {type(part).__name__}"
+        )
+
+
+def _tagged(text: str) -> Iterator[Segment]:
+    start = 0
+    for tag in TAG.finditer(text):
+        if tag[0] in (IMAGE, END_IMAGE):
+            raise ValueError(
+                f"a prompt cannot hold the tag {tag[0]}: put the picture itself there, [picture, 'words'], "
+                "or Text(...) around words that only look like it"
+            )
+        if words := text[start : tag.start()].rstrip():
+            yield Text(words)
+        yield Control(tag[0])
+        start = tag.end()
+    if start < len(text):
+        yield Text(text[start:])
