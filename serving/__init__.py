@@ -1,0 +1,1 @@
+"""A model behind HTTP. engine: the process that owns the model; http: the API, without torch; web: the page."""

@@ -1,0 +1,104 @@
+"""Events of the engine become answers in OpenAI's shapes: one object, or server-sent chunks.
+
+Extra fields: `boxes` in the message (in a stream: in the last delta), one entry a grounded phrase, with the phrase's
+place in the text and its boxes as fractions of the picture. Knows nothing of HTTP connections.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TypeAlias
+
+from serving.engine.wire import Answered, TokenScore
+
+__all__ = ["DONE", "Completion", "JsonObject", "event"]
+
+JsonObject: TypeAlias = dict[str, object]
+DONE = b"data: [DONE]\n\n"
+
+
+def event(values: Mapping[str, object]) -> bytes:
+    """One server-sent event."""
+    return b"data: " + json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """What all parts of one answer share.
+
+    Attributes:
+        prompt_tokens: as counted by the engine.
+        logprobs: whether the request wants them.  usage: whether a stream ends with the counts.
+    """
+
+    model: str
+    prompt_tokens: int
+    logprobs: bool
+    usage: bool
+    name: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def whole(self, answered: Answered) -> JsonObject:
+        """The answer as one object."""
+        message: JsonObject = {"role": "assistant", "content": answered.text, "refusal": None}
+        if answered.phrases:
+            message["boxes"] = [asdict(phrase) for phrase in answered.phrases]
+        choice = {
+            "index": 0,
+            "message": message,
+            "logprobs": self._scores(answered),
+            "finish_reason": answered.finish_reason,
+        }
+        return {**self._head("chat.completion"), "choices": [choice], "usage": self._counts(answered)}
+
+    def first(self) -> bytes:
+        """The event that says who speaks."""
+        return self._chunk({"role": "assistant", "content": ""})
+
+    def words(self, text: str) -> bytes:
+        """An event with more of the answer."""
+        return self._chunk({"content": text})
+
+    def last(self, answered: Answered) -> bytes:
+        """The events that close the stream: why it ended, the counts if wanted, the end mark."""
+        delta: JsonObject = {"boxes": [asdict(phrase) for phrase in answered.phrases]} if answered.phrases else {}
+        closing = self._chunk(delta, finish_reason=answered.finish_reason, logprobs=self._scores(answered))
+        if self.usage:
+            head = self._head("chat.completion.chunk")
+            closing += event({**head, "choices": [], "usage": self._counts(answered)})
+        return closing + DONE
+
+    def _head(self, kind: str) -> JsonObject:
+        return {"id": self.name, "object": kind, "created": self.created, "model": self.model}
+
+    def _chunk(self, delta: JsonObject, **about: object) -> bytes:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": None, **about}
+        usage = {"usage": None} if self.usage else {}
+        return event({**self._head("chat.completion.chunk"), "choices": [choice], **usage})
+
+    def _counts(self, answered: Answered) -> JsonObject:
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": answered.tokens,
+            "total_tokens": self.prompt_tokens + answered.tokens,
+        }
+
+    def _scores(self, answered: Answered) -> JsonObject | None:
+        return {"content": [_score(score) for score in answered.scores], "refusal": None} if self.logprobs else None
+
+
+def _score(score: TokenScore) -> JsonObject:
+    return {**_token(score.token, score.logprob), "top_logprobs": _alternatives(score.top)}
+
+
+def _alternatives(top: Sequence[tuple[str, float]]) -> list[JsonObject]:
+    return [_token(token, logprob) for token, logprob in top]
+
+
+def _token(token: str, logprob: float) -> JsonObject:
+    # JSON has no infinity; the floor is OpenAI's own value for "practically never".
+    return {"token": token, "logprob": max(logprob, -9999.0), "bytes": list(token.encode())}
