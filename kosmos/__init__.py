@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kosmos.generate import Generation
+    from kosmos.answer import Generation
     from kosmos.pretrained import Kosmos, load
     from kosmos.score import Score
     from text.document import Document
@@ -21,7 +21,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Document": "text.document",
-    "Generation": "kosmos.generate",
+    "Generation": "kosmos.answer",
     "Kosmos": "kosmos.pretrained",
     "Score": "kosmos.score",
     "load": "kosmos.pretrained",

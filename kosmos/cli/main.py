@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol, cast
 
 from kosmos import __version__
 
-__all__ = ["VERBS", "Verb", "main"]
+__all__ = ["VERBS", "Verb", "VerbModule", "main"]
 
 FAILED, WRONG_USAGE, INTERRUPTED, READER_GONE = 1, 2, 130, 141
 DEBUG_HELP = "show a traceback when something fails"
@@ -101,3 +101,7 @@ def _sentence(error: ValueError | OSError) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename is not None else error.strerror
     return str(error) or type(error).__name__
+
+
+if __name__ == "__main__":
+    sys.exit(main())
