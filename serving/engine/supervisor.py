@@ -102,8 +102,14 @@ class Engine:
         await self._settled.wait()
         return self.state == "ready"
 
-    def submit(self, document: Document, options: GenerationOptions, *, shorten: bool) -> Ticket:
-        """Queue a prompt whose pictures are opened; `shorten` as in Ask.
+    def described(self) -> Ready:
+        """What the engine said of its model. Raises: EngineUnavailable before that."""
+        if self.model is None:
+            raise EngineUnavailable(self.state)
+        return self.model
+
+    def check_room(self) -> None:
+        """Whether a request would be taken now: ask before expensive preparations.
 
         Raises: EngineUnavailable, QueueFull.
         """
@@ -112,6 +118,13 @@ class Engine:
         # A free engine needs no queue, so even a limit of 0 lets one request through.
         if len(self._running) >= MAX_RUNNING and len(self._waiting) >= self.settings.max_waiting:
             raise QueueFull
+
+    def submit(self, document: Document, options: GenerationOptions, *, shorten: bool) -> Ticket:
+        """Queue a prompt whose pictures are opened; `shorten` as in Ask.
+
+        Raises: EngineUnavailable, QueueFull.
+        """
+        self.check_room()
         self._requests += 1
         ticket = Ticket(self, Ask(request=self._requests, document=document, options=options, shorten=shorten))
         self._waiting.append(ticket)

@@ -104,11 +104,16 @@ class Said:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenScore:
-    """A token of the answer, its natural-log probability, and the best alternatives at its place."""
+    """A token of the answer, its natural-log probability, and the best tokens at its place.
+
+    Attributes:
+        spelling: its UTF-8 bytes; one token may be a part of a character only.
+    """
 
     token: str
+    spelling: tuple[int, ...]
     logprob: float
-    top: tuple[tuple[str, float], ...] = ()
+    top: tuple[TokenScore, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,8 +221,12 @@ def _picture(pixels: bytes, shape: tuple[int, int, int]) -> PillowImage.Image:
 
 
 def _score(values: Mapping[str, Any]) -> TokenScore:
-    top = tuple((str(token), float(logprob)) for token, logprob in values["top"])
-    return TokenScore(token=values["token"], logprob=values["logprob"], top=top)
+    return TokenScore(
+        token=values["token"],
+        spelling=tuple(values["spelling"]),
+        logprob=values["logprob"],
+        top=tuple(_score(other) for other in values["top"]),
+    )
 
 
 def _phrase(values: Mapping[str, Any]) -> GroundedPhrase:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TypeAlias
 
@@ -92,13 +92,9 @@ class Completion:
 
 
 def _score(score: TokenScore) -> JsonObject:
-    return {**_token(score.token, score.logprob), "top_logprobs": _alternatives(score.top)}
+    return {**_token(score), "top_logprobs": [_token(other) for other in score.top]}
 
 
-def _alternatives(top: Sequence[tuple[str, float]]) -> list[JsonObject]:
-    return [_token(token, logprob) for token, logprob in top]
-
-
-def _token(token: str, logprob: float) -> JsonObject:
+def _token(score: TokenScore) -> JsonObject:
     # JSON has no infinity; the floor is OpenAI's own value for "practically never".
-    return {"token": token, "logprob": max(logprob, -9999.0), "bytes": list(token.encode())}
+    return {"token": score.token, "logprob": max(score.logprob, -9999.0), "bytes": list(score.spelling)}

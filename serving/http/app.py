@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
 from serving.engine.supervisor import Engine, EngineUnavailable, QueueFull, Ticket
-from serving.engine.wire import Begun, Ready, Refused
+from serving.engine.wire import Begun, Refused
 from serving.http.answers import Completion
 from serving.http.errors import ApiError, add_handlers, error_of_refusal
 from serving.http.limits import read_body
 from serving.http.page import add_page
-from serving.http.questions import Question, read_question
+from serving.http.questions import read_question
 from serving.http.schemas import ChatRequest
 from serving.http.settings import ServerSettings
 from serving.http.streaming import AnswerStream, unless_gone, whole_answer
@@ -55,12 +56,15 @@ def create_app(engine: Engine, settings: ServerSettings) -> FastAPI:
     async def complete(request: Request) -> Response:
         """Continue a chat; OpenAI's body and answer, plain or streamed."""
         body = await read_body(request, max_bytes=settings.max_body_bytes)
-        if engine.model is None:
-            raise _unavailable(engine)
-        question = await asyncio.get_running_loop().run_in_executor(
-            media, lambda: read_question(body, served=settings.names, model=_model(engine))
-        )
-        return await _answer(request, question, _submit(engine, question), settings)
+        with _honest(engine):
+            engine.check_room()
+            model = engine.described()
+        read = partial(read_question, body, served=settings.names, model=model)
+        question = await asyncio.get_running_loop().run_in_executor(media, read)
+        shorten = question.request.length is None
+        with _honest(engine):
+            ticket = engine.submit(question.document, question.request.options(), shorten=shorten)
+        return await _answer(request, question.request, ticket)
 
     return app
 
@@ -92,16 +96,11 @@ def _add_state(app: FastAPI, engine: Engine, settings: ServerSettings) -> None:
         return JSONResponse(state, status_code=200 if ready else 503, headers={"Cache-Control": "no-store"})
 
 
-def _model(engine: Engine) -> Ready:
-    if engine.model is None:
-        raise _unavailable(engine)
-    return engine.model
-
-
-def _submit(engine: Engine, question: Question) -> Ticket:
-    request: ChatRequest = question.request
+@contextmanager
+def _honest(engine: Engine) -> Iterator[None]:
+    """Turn the engine's refusals into statuses."""
     try:
-        return engine.submit(question.document, request.options(), shorten=request.length is None)
+        yield
     except EngineUnavailable:
         raise _unavailable(engine) from None
     except QueueFull:
@@ -120,17 +119,19 @@ def _unavailable(engine: Engine) -> ApiError:
     return ApiError(503, message, code="engine_unavailable", headers={"Retry-After": "2"})
 
 
-async def _answer(request: Request, question: Question, ticket: Ticket, settings: ServerSettings) -> Response:
+async def _answer(request: Request, asked: ChatRequest, ticket: Ticket) -> Response:
     """The response, once the engine has taken the prompt: until then every refusal can still have its own status."""
-    asked = question.request
     streaming = False
     try:
         begun = await unless_gone(request, ticket.next())
         if isinstance(begun, Refused):
             raise error_of_refusal(begun)
-        prompt_tokens = begun.prompt_tokens if isinstance(begun, Begun) else 0
-        usage = asked.stream_options is not None and asked.stream_options.include_usage
-        completion = Completion(model=asked.model, prompt_tokens=prompt_tokens, logprobs=asked.logprobs, usage=usage)
+        completion = Completion(
+            model=asked.model,
+            prompt_tokens=begun.prompt_tokens if isinstance(begun, Begun) else 0,
+            logprobs=asked.logprobs,
+            usage=asked.stream_options is not None and asked.stream_options.include_usage,
+        )
         if asked.stream:
             streaming = True
             return AnswerStream(ticket, completion)
