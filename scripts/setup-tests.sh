@@ -7,7 +7,7 @@ unset PYTHONDONTWRITEBYTECODE
 warn() { printf '\n!!! setup: %s\n\n' "$*" >&2; }
 
 install_peers() {
-    .venv/bin/python -c 'import torchscale, fairscale' 2>/dev/null && return
+    compgen -G '.venv/lib/python3*/site-packages/torchscale' >/dev/null && return
     # Without dependencies: torchscale asks for a timm that open_clip refuses, yet runs beside the current one.
     local options=(--no-deps --no-build-isolation --require-hashes -r requirements-peers.lock)
     if [ -x .venv/bin/uv ]; then
