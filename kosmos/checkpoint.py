@@ -40,8 +40,10 @@ from vision.encoder import build_tower
 
 __all__ = [
     "CHAT_TEMPLATE",
+    "HEAD",
     "TOKENIZER",
     "assign_weights",
+    "check_config",
     "checkpoint_folder",
     "empty_model",
     "load_model",
@@ -118,11 +120,16 @@ def read_config(folder: str | os.PathLike[str]) -> KosmosConfig:
     path = Path(folder) / CONFIG
     try:
         config = KosmosConfig.from_json(read_text(path))
-        for part in (config, config.tower, config.resampler, config.decoder, config.tokenizer):
-            _check_fields(part)
+        check_config(config)
     except (ValueError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from None
     return config
+
+
+def check_config(config: KosmosConfig) -> None:
+    """Raises: ValueError if a field is of a wrong type, or larger than any model of this kind has."""
+    for part in (config, config.tower, config.resampler, config.decoder, config.tokenizer):
+        _check_fields(part)
 
 
 def newest_step(run_folder: str | os.PathLike[str]) -> Path:

@@ -43,25 +43,25 @@ MAX_JSON_BYTES = 4 * 1024**2
 # ---- weight files ----
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a folder: one, or those that its index lists.
+def weight_files(folder: Path, *, whole: str = WEIGHTS, index: str = INDEX, suffix: str = ".safetensors") -> list[Path]:
+    """The weight files of a folder: `whole`, or those that `index` lists.
 
     Raises: ValueError if there are none, or the index names a file outside the folder.
     """
-    index = folder / INDEX
-    if not index.exists():
-        if not (folder / WEIGHTS).exists():
-            raise ValueError(f"{folder} holds no {WEIGHTS}; is it a checkpoint?")
-        return [folder / WEIGHTS]
-    weight_map = read_json(index).get("weight_map")
+    path = folder / index
+    if not path.exists():
+        if not (folder / whole).is_file():
+            raise ValueError(f"{folder} holds no {whole}; is it a checkpoint?")
+        return [folder / whole]
+    weight_map = read_json(path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise ValueError(f"{index} has no weight_map")
+        raise ValueError(f"{path} has no weight_map")
     names = sorted({str(name) for name in weight_map.values()})
     for name in names:
-        if Path(name).name != name or not name.endswith(".safetensors"):
-            raise ValueError(f"{index} names {name!r}, which is no safetensors file of its own folder")
+        if Path(name).name != name or not name.endswith(suffix):
+            raise ValueError(f"{path} names {name!r}, which is no {suffix} file of its own folder")
         if not (folder / name).is_file():
-            raise ValueError(f"{index} names {name}, which is not there")
+            raise ValueError(f"{path} names {name}, which is not there")
     return [folder / name for name in names]
 
 
@@ -98,7 +98,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def write_weights(
-    weights: Mapping[str, Tensor], folder: Path, *, dtype: torch.dtype | None, max_shard_bytes: int = SHARD_BYTES
+    weights: Mapping[str, Tensor], folder: Path, *, dtype: torch.dtype | None = None, max_shard_bytes: int = SHARD_BYTES
 ) -> None:
     """Write `weights` as model.safetensors, or as shards with an index where they are larger than `max_shard_bytes`.
 
