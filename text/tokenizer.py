@@ -86,6 +86,11 @@ class Tokenizer:
         return self._ids[END_IMAGE]
 
     @property
+    def space_id(self) -> int:
+        """The word piece that is nothing but the space before a word; `<unk>` where there is none."""
+        return self._id(self._words.piece_to_id(_SPACE))
+
+    @property
     def has_locations(self) -> bool:
         """Whether the vocabulary can say where things are."""
         return self.specials == "kosmos2"
