@@ -14,8 +14,10 @@ from tests.architecture.house import ROOT, place
 
 MAX_README_WORDS = 600
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-# Spelled in parts, so that this file does not find itself.
-MACHINE_WORDS = ("/work/", "/root/", "/tmp/bash_jobs", "pypi.org", "pythonhosted", "/opt/wheels")
+# Reversed, so that this file does not find itself.
+MACHINE_WORDS = tuple(
+    word[::-1] for word in ("/krow/", "/toor/", "sboj_hsab/pmt/", "gro.ipyp", "detsohnohtyp", "sleehw/tpo/")
+)
 
 
 @cache
