@@ -246,14 +246,10 @@ def _piece_ranges(pieces: Sequence[Piece], phrases: Sequence[Phrase], *, space_i
 
     Raises: ValueError for a phrase without a piece of its own.
     """
-    reach = 0
-    reaches: list[
-        int
-    ] = []  # where a piece ends; the first bytes of a character have no width of their own and reach its end
+    # The first bytes of a character have no width of their own; they reach to its end.
+    reaches: list[int] = []
     for piece in reversed(pieces):
-        reach = piece.end if piece.end > piece.start or not reaches else reach
-        reaches.append(reach)
-    reaches.reverse()
+        reaches.insert(0, piece.end if piece.end > piece.start or not reaches else reaches[0])
     ranges, done = [], 0
     for phrase in phrases:
         inside = [
