@@ -1,7 +1,7 @@
 """Linear: the one matrix product of the house's blocks and output head.
 
 Legend: R rows, I input features, O output features.
-Knows nothing of models or dtypes chosen elsewhere: it multiplies the rows it is given by the weight it holds.
+Knows nothing of models or of how dtypes are chosen: it multiplies the rows it is given by the weight it holds.
 """
 
 from __future__ import annotations
@@ -10,21 +10,33 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["DETERMINISTIC_ROWS", "Linear", "set_deterministic"]
+from kosmos.transformer.kernels.plan import ProductPlan, multiply
+
+__all__ = ["DETERMINISTIC_ROWS", "Linear", "set_deterministic", "set_plan"]
 
 DETERMINISTIC_ROWS = 32  # every product has this many rows, so its kernel and its order of summing never change
 
 
 class Linear(nn.Linear):
-    """`nn.Linear` that can make each row's result independent of its neighbours (`deterministic`)."""
+    """`nn.Linear` with two additions, both off by default.
+
+    Attributes:
+        deterministic: each row's result has the same bits whatever rows come with it.
+        plan: which product multiplies how many rows when no gradient is wanted and the weight is bf16 (a weight may be
+            stored in bf16 under fp32 activations; the result has the dtype of the activations).
+    """
 
     deterministic: bool = False
+    plan: ProductPlan | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply rows [..., I] by the weight; returns [..., O]."""
         if self.deterministic:
             return _linear_in_tiles(x, self.weight, self.bias)
-        return F.linear(x, self.weight, self.bias)
+        weight_OI, bias_O = self.weight, self.bias
+        if self.plan is not None and weight_OI.dtype == torch.bfloat16 and not torch.is_grad_enabled():
+            return multiply(self.plan.method(x.numel() // max(x.shape[-1], 1)), x, weight_OI, bias_O)
+        return _linear(x, weight_OI, bias_O)
 
 
 def set_deterministic(module: nn.Module, on: bool) -> None:
@@ -34,17 +46,21 @@ def set_deterministic(module: nn.Module, on: bool) -> None:
             part.deterministic = on
 
 
+def set_plan(module: nn.Module, plan: ProductPlan | None) -> None:
+    """Give every `Linear` inside `module` this plan; None is torch's own product for all."""
+    for part in module.modules():
+        if isinstance(part, Linear):
+            part.plan = plan
+
+
+def _linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
+    return F.linear(x, weight_OI.to(x.dtype), None if bias_O is None else bias_O.to(x.dtype))
+
+
 def _linear_in_tiles(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
     rows_RI = x.reshape(-1, x.shape[-1])
     num_rows = rows_RI.shape[0]
     padded_RI = F.pad(rows_RI, (0, 0, 0, -num_rows % DETERMINISTIC_ROWS))
-    tiles = [
-        F.linear(tile, weight_OI, bias_O)
-        for tile in padded_RI.split(DETERMINISTIC_ROWS)
-    ]
-    out_RO = (
-        torch.cat(tiles)[:num_rows]
-        if tiles
-        else rows_RI.new_empty(0, weight_OI.shape[0])
-    )
+    tiles = [_linear(tile, weight_OI, bias_O) for tile in torch.split(padded_RI, DETERMINISTIC_ROWS)]
+    out_RO = torch.cat(tiles)[:num_rows]
     return out_RO.reshape(*x.shape[:-1], weight_OI.shape[0])
