@@ -68,7 +68,7 @@ def _say(sentence: str) -> None:
 
 
 def _add(parser: argparse.ArgumentParser, flag: str, default: str, kind: Callable[[str], Value], help: str) -> None:
-    """Declare a flag. argparse reads a default that is a string as if it had been typed, so the environment is checked."""
+    """Declare a flag. argparse reads a default that is a string as if it were typed, so the environment is checked."""
     variable = "KOSMOS_" + flag.removeprefix("--").replace("-", "_").upper()
     shown = f" (default {default})" if default else ""
     parser.add_argument(
