@@ -1,0 +1,171 @@
+"""Kosmos: what `load` gives, a network with its words, and the five things people do with it.
+
+Opens the built-in `tiny`, a checkpoint folder, a run folder (its newest good step) or a Kosmos-2 checkpoint of
+transformers, by folder or hub id. Each method is one call of a module below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Unpack
+
+import torch
+from torch import Tensor
+
+from kosmos import checkpoint, huggingface
+from kosmos.chat import DEFAULT_CHAT_TEMPLATE
+from kosmos.generate import Generation, StreamPiece, generate, stream
+from kosmos.model import KosmosModel
+from kosmos.options import GenerationFields, GenerationOptions
+from kosmos.processor import Encoded, Processor
+from kosmos.score import Score, embed, score
+from kosmos.transformer.kernels.quantized import QuantizeMode
+from kosmos.transformer.kernels.quantized import quantize as quantize_linears
+from kosmos.transformer.precision import Requested, choose_dtypes, store_weights
+from text.document import Document, Prompt, Text, document_of
+from text.tokenizer import Tokenizer
+
+__all__ = ["Kosmos", "load"]
+
+BUILT_IN = ("tiny",)
+
+
+class Kosmos:
+    """A network and its processor. `network` and `processor` are open for those who need the parts."""
+
+    def __init__(
+        self, network: KosmosModel, processor: Processor, *, name: str, chat_template: str, tokenizer_model: bytes
+    ) -> None:
+        self.network, self.processor = network.eval(), processor
+        self.name, self.chat_template = name, chat_template
+        self._tokenizer_model = tokenizer_model
+
+    def generate(
+        self, prompts: Sequence[Prompt], *, batch_size: int = 64, **options: Unpack[GenerationFields]
+    ) -> list[Generation]:
+        """Continue each prompt: words, a picture, a list of both, or a `Document`.
+
+        Args:
+            batch_size: prompts decoded together; results do not depend on it.
+            options: fields of `GenerationOptions`.
+        Raises: ValueError for options out of range, pictures that cannot be read, prompts too long for the model.
+        """
+        if isinstance(prompts, str | Document):
+            raise ValueError("generate takes a list of prompts; put the prompt into a list")
+        encoded = [self.encode(prompt) for prompt in prompts]
+        return generate(self.network, self.processor, encoded, GenerationOptions(**options), batch_size=batch_size)
+
+    def stream(self, prompt: Prompt, **options: Unpack[GenerationFields]) -> Iterator[str]:
+        """Continue one prompt, giving words as they come."""
+        for piece in self.stream_pieces(prompt, GenerationOptions(**options)):
+            if piece.text:
+                yield piece.text
+
+    def stream_pieces(self, prompt: Prompt, options: GenerationOptions) -> Iterator[StreamPiece]:
+        """As `stream`; the last piece carries the whole `Generation`."""
+        return stream(self.network, self.processor, self.encode(prompt), options)
+
+    def score(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[Score]:
+        """How probable each continuation is after its prompt; a continuation is literal words.
+
+        Raises: ValueError if there is not one continuation for each prompt, or one has no tokens.
+        """
+        if len(prompts) != len(continuations):
+            raise ValueError(f"{len(prompts)} prompts but {len(continuations)} continuations; give one each")
+        wholes, counts = [], []
+        for prompt, continuation in zip(prompts, continuations, strict=True):
+            document = document_of(prompt)
+            whole = Document((*document.segments, Text(continuation)), document.meta)
+            wholes.append(self.processor.encode(whole))
+            counts.append(len(wholes[-1].ids) - len(self.processor.encode(document).ids))
+        return score(self.network, self.processor, wholes, counts)
+
+    def embed(self, prompts: Sequence[Prompt]) -> Tensor:
+        """Mean hidden state of each prompt, float32 [prompts, width]."""
+        return embed(self.network, self.processor, [self.encode(prompt) for prompt in prompts])
+
+    def encode(self, prompt: Prompt) -> Encoded:
+        """Ids and pictures as the network reads them."""
+        return self.processor.encode(document_of(prompt))
+
+    def save(self, folder: str | Path) -> None:
+        """Write a checkpoint folder, whole or not at all.
+
+        Raises: ValueError for a quantised model, whose weights are no longer there.
+        """
+        checkpoint.save_checkpoint(
+            self.network,
+            folder,
+            tokenizer_model=self._tokenizer_model,
+            chat_template=self.chat_template,
+            card=f"# {self.name}\n\nSaved by Kosmos from {self.name}.\n",
+        )
+
+
+def load(
+    name: str | Path,
+    *,
+    device: str = "auto",
+    dtype: Requested = "auto",
+    quantize: QuantizeMode | None = None,
+    deterministic: bool = False,
+) -> Kosmos:
+    """Open a model.
+
+    Args:
+        name: `tiny`, a checkpoint folder, a run folder, or a Kosmos-2 checkpoint (folder or hub id).
+        device: `auto` takes a GPU where there is one.
+        dtype: `auto` is decided by a short probe of this machine, separately for reading weights and for computing.
+        quantize: `int4` or `int8` weights for the decoder; None leaves them.
+        deterministic: the same bits alone, batched or cached; float32 and slow.
+    Raises: ValueError that says what is wrong with the name, the folder or the combination.
+    """
+    if deterministic and (quantize is not None or dtype not in ("auto", "float32")):
+        raise ValueError("deterministic means float32 without quantisation; drop dtype and quantize")
+    torch.set_flush_denormal(True)
+    place = _device(device)
+    network, tokenizer_model, chat_template = _open(str(name), place)
+    _set_dtypes(network, "float32" if deterministic else dtype, place)
+    if quantize is not None:
+        quantize_linears(network.decoder, quantize)
+    network.set_deterministic(on=deterministic)
+    tokenizer = Tokenizer(tokenizer_model, specials=network.config.tokenizer.specials)
+    return Kosmos(
+        network,
+        Processor(tokenizer, network.config),
+        name=str(name),
+        chat_template=chat_template,
+        tokenizer_model=tokenizer_model,
+    )
+
+
+def _device(device: str) -> torch.device:
+    if device != "auto":
+        return torch.device(device)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _set_dtypes(network: KosmosModel, requested: Requested, device: torch.device) -> None:
+    """Cast the network to what this machine does best, or to what was asked for."""
+    num_bytes = 4 * sum(parameter.numel() for parameter in network.decoder.parameters())
+    chosen = choose_dtypes(requested, weight_bytes=num_bytes, device=device)
+    network.tower.to(chosen.tower)
+    network.resampler.to(chosen.tower)
+    store_weights(network.decoder, chosen)
+
+
+def _open(name: str, device: torch.device) -> tuple[KosmosModel, bytes, str]:
+    """The network, its SentencePiece model and its chat template."""
+    path = Path(str(files("kosmos") / name)) if name in BUILT_IN else Path(name)
+    if path.exists() and not huggingface.is_kosmos2(path):
+        folder = checkpoint.checkpoint_folder(path)
+        network = checkpoint.load_model(folder, device, torch.float32)
+        template = folder / checkpoint.CHAT_TEMPLATE
+        chat_template = template.read_text(encoding="utf-8") if template.exists() else DEFAULT_CHAT_TEMPLATE
+        return network, (folder / checkpoint.TOKENIZER).read_bytes(), chat_template
+    if not path.exists() and name.startswith((".", "/", "~")):
+        raise ValueError(f"{name} is not there; give `tiny`, a checkpoint or run folder, or a hub id")
+    network, tokenizer_model = huggingface.load_kosmos2(name, device, torch.float32)
+    return network, tokenizer_model, DEFAULT_CHAT_TEMPLATE
