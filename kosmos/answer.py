@@ -45,7 +45,7 @@ class Generation:
 
 
 class StopWatch:
-    """Text as it grows, held back while it may still turn out to be a stop string."""
+    """Text as it grows, held back while it may still turn out to be a stop string or outer white space."""
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
         self._decoder = StreamDecoder(tokenizer)
@@ -69,9 +69,10 @@ class StopWatch:
     def take(self) -> str:
         """Words that are safe to show and were not taken before."""
         held = 0 if self._closed else max((_overlap(self.text, stop) for stop in self._stop), default=0)
-        safe = self.text[self._shown : len(self.text) - held]
-        self._shown += len(safe)
-        return safe
+        visible = self.text[: len(self.text) - held].strip()
+        fresh = visible[self._shown :]
+        self._shown = len(visible)
+        return fresh
 
     def _cut(self) -> bool:
         places = [place for place in (self.text.find(stop) for stop in self._stop) if place >= 0]
@@ -103,13 +104,15 @@ def finish(
     reason: FinishReason,
     alternatives: Sequence[tuple[tuple[int, float], ...]] = (),
 ) -> Generation:
-    """Put an answer together; a model with location tokens also gives its boxes."""
+    """Put an answer together; a model with location tokens also gives its boxes, those of words that a stop string
+    cut off excepted."""
+    text = text.strip()
     grounded = processor.ground(prompt, ids)
     return Generation(
-        text=text.strip() if grounded is None else grounded.text,
+        text=text,
         ids=tuple(ids),
         logprobs=tuple(logprobs),
-        boxes=() if grounded is None else grounded.entities,
+        boxes=() if grounded is None else tuple(e for e in grounded.entities if e.span[1] <= len(text)),
         finish_reason=reason,
         alternatives=tuple(alternatives),
     )

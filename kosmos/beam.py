@@ -1,4 +1,4 @@
-"""Beam search over many prompts at once, by the field's rules: 2K candidates a step, scores divided by length ** penalty.
+"""Beam search over many prompts at once, by the field's rules: 2K candidates a step, scores over length ** penalty.
 
 A beam ends with the end token (or a stop string) while it ranks among the first K; a prompt is done when K beams ended
 and no running one can still beat the worst of them. The same tokens as transformers' search (parity test).
@@ -118,7 +118,7 @@ def _is_settled(search: _Search, options: GenerationOptions) -> bool:
     """K beams ended and the best running one, judged at its present length, is no better than the worst of them."""
     if len(search.finished) < options.num_beams:
         return False
-    possible = search.running[0].score / len(search.running[0].ids) ** options.length_penalty
+    possible: float = search.running[0].score / len(search.running[0].ids) ** options.length_penalty
     return possible <= search.finished[-1][0]
 
 

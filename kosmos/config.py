@@ -57,7 +57,12 @@ class KosmosConfig:
         version = values.pop("format_version", None)
         if version != FORMAT_VERSION:
             raise ValueError(f"config has format_version {version!r}; this release reads {FORMAT_VERSION}")
-        parts = {"tower": TowerConfig, "resampler": ResamplerConfig, "decoder": DecoderConfig, "tokenizer": TokenizerConfig}
+        parts = {
+            "tower": TowerConfig,
+            "resampler": ResamplerConfig,
+            "decoder": DecoderConfig,
+            "tokenizer": TokenizerConfig,
+        }
         missing = [name for name in ("name", *parts) if name not in values]
         unknown = sorted(set(values) - {"name", *parts})
         if missing or unknown:

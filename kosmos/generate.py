@@ -79,9 +79,7 @@ def generate(
         fitted = _fit(model, prompts[members[0]], each[members[0]])
         for member in members[1:]:
             fitted = min(fitted, _fit(model, prompts[member], each[member]), key=lambda option: option.max_new_tokens)
-        results.update(
-            zip(members, search_beams(model, processor, [prompts[m] for m in members], fitted), strict=True)
-        )
+        results.update(zip(members, search_beams(model, processor, [prompts[m] for m in members], fitted), strict=True))
     return [results[index] for index in range(len(prompts))]
 
 
@@ -148,9 +146,7 @@ def _take_tokens(requests: list[_Request], logits_NV: Tensor, eos_id: int) -> li
 
 
 def _check_end(request: _Request, token: int, eos_id: int) -> None:
-    if token == eos_id:
-        request.reason = "stop"
-    elif request.watch.push(token):
+    if token == eos_id or request.watch.push(token):
         request.reason = "stop"
     elif len(request.ids) >= request.options.max_new_tokens:
         request.reason = "length"

@@ -1,7 +1,8 @@
 """The Kosmos network: a tower looks, a resampler condenses, a decoder reads pictures and words as one stream.
 
 Source: Kosmos-1 (arXiv 2302.14045, section 2), Kosmos-2 (arXiv 2306.14824).
-Knows nothing of text or files: it eats `Packed`. Legend: R rows, N images, L latents of an image, D width, V vocabulary.
+Knows nothing of text or files: it eats `Packed`.
+Legend: R rows, N images, L latents of an image, D width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class KosmosModel(nn.Module):
 
     def embed(self, packed: Packed) -> Tensor:
         """Token embeddings [R, D] with image latents written over their rows."""
-        embedded_RD: Tensor = self.decoder.embedding(packed.tokens)
+        embedded_RD = self.decoder.embed(packed.tokens)
         latents_NLD = self.encode_images(packed)
         if latents_NLD is None or packed.image_rows is None:
             return embedded_RD

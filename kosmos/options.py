@@ -1,4 +1,4 @@
-"""How to continue a prompt: every sampling option, checked once, shared by Python, the command and the server. No torch here."""
+"""How to continue a prompt: every option, checked once, for Python, the command and the server. No torch here."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class GenerationOptions:
     Attributes:
         max_new_tokens: tokens to add at most.  min_new_tokens: the end token is forbidden before this many.
         temperature: 0 is greedy.  top_k: 0 is off.  top_p, min_p: nucleus and relative-floor sampling, in 0..1.
-        repetition_penalty: > 1 divides the positive and multiplies the negative logits of tokens seen so far (CTRL paper).
+        repetition_penalty: > 1 divides positive and multiplies negative logits of tokens seen so far (CTRL).
         no_repeat_ngram_size: no n-gram of this size twice; 0 is off.
         num_beams: 1 samples or is greedy; more is beam search, which needs temperature 0.
         length_penalty: beams rank by log-probability / length ** length_penalty.

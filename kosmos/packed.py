@@ -41,11 +41,15 @@ class Packed:
         rows = self.tokens.shape[0]
         if sum(self.lengths) != rows or self.positions.shape[0] != rows:
             raise ValueError(
-                f"{rows} tokens, lengths summing to {sum(self.lengths)}, {self.positions.shape[0]} positions: they must agree"
+                f"{rows} tokens, lengths summing to {sum(self.lengths)} and {self.positions.shape[0]} positions;"
+                " they must agree"
             )
         pictures = [part for part in (self.pixels, self.features, self.latents) if part is not None]
         if len(pictures) > 1:
             raise ValueError("give one of pixels, features, latents, not several")
-        given, wanted = pictures[0].shape[0] if pictures else 0, 0 if self.image_rows is None else self.image_rows.shape[0]
+        given, wanted = (
+            pictures[0].shape[0] if pictures else 0,
+            0 if self.image_rows is None else self.image_rows.shape[0],
+        )
         if given != wanted:
             raise ValueError(f"{given} pictures but rows for {wanted}")

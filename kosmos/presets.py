@@ -30,9 +30,18 @@ PRESETS = {
     "tiny": KosmosConfig(
         name="tiny",
         tower=_LITE0,
-        resampler=ResamplerConfig(num_latents=16, num_heads=4),
-        decoder=DecoderConfig(vocab_size=8007, num_layers=8, width=256, num_heads=4, ffn_width=1024, max_length=1024),
-        tokenizer=TokenizerConfig(specials="kosmos1", num_words=8000),
+        resampler=ResamplerConfig(num_latents=8, num_heads=4),
+        decoder=DecoderConfig(
+            vocab_size=8192,
+            num_layers=6,
+            width=256,
+            num_heads=4,
+            ffn_width=1024,
+            max_length=1024,
+            dropout=0.2,
+            attention_dropout=0.0,
+        ),
+        tokenizer=TokenizerConfig(specials="kosmos1", num_words=8185),
     ),
     "base": KosmosConfig(
         name="base",

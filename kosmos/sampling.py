@@ -75,9 +75,7 @@ def choose_tokens(
     return [int(token) for token in best]
 
 
-def _draw(
-    logits_NV: Tensor, options: Sequence[GenerationOptions], generators: Sequence[torch.Generator]
-) -> list[int]:
+def _draw(logits_NV: Tensor, options: Sequence[GenerationOptions], generators: Sequence[torch.Generator]) -> list[int]:
     def column(values: list[float]) -> Tensor:
         return torch.tensor(values, dtype=torch.float32, device=logits_NV.device)[:, None]
 
@@ -98,7 +96,9 @@ def _draw(
     floor = column([option.min_p for option in options]) * probabilities_NV[:, :1]
     probabilities_NV = probabilities_NV.masked_fill(probabilities_NV < floor, 0.0)
     sums_NV = probabilities_NV.double().cumsum(dim=-1)
-    uniform = torch.tensor([float(torch.rand((), generator=generator, dtype=torch.float64)) for generator in generators])
+    uniform = torch.tensor(
+        [float(torch.rand((), generator=generator, dtype=torch.float64)) for generator in generators]
+    )
     wanted = (uniform.to(sums_NV.device) * sums_NV[:, -1])[:, None]
     place = torch.searchsorted(sums_NV, wanted, right=True).clamp(max=vocabulary - 1)
     return [int(token) for token in ids_NV.gather(1, place)[:, 0].tolist()]

@@ -46,12 +46,16 @@ def score(
     """
     for whole, count in zip(wholes, num_continuation, strict=True):
         if not 0 < count < len(whole.ids):
-            raise ValueError(f"a continuation of {count} tokens in a sequence of {len(whole.ids)}; give both some tokens")
+            raise ValueError(
+                f"a continuation of {count} tokens in a sequence of {len(whole.ids)}; give both some tokens"
+            )
     scores: list[Score] = []
     for start, stop in _batches(wholes):
         packed = processor.collate(list(wholes[start:stop]))
         hidden_RD = model(packed)
-        rows, targets, end = [], [], 0
+        rows: list[int] = []
+        targets: list[int] = []
+        end = 0
         for whole, count in zip(wholes[start:stop], num_continuation[start:stop], strict=True):
             end += len(whole.ids)
             rows += range(end - count - 1, end - 1)

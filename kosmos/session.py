@@ -41,7 +41,7 @@ class Session:
             head_dim=config.head_dim,
             num_pages=sum(-(-room // page_size) for room in rooms) + -(-spare_tokens // page_size),
             page_size=page_size,
-            dtype=model.decoder.embedding.weight.dtype,
+            dtype=model.decoder.hidden_dtype,
             device=model.decoder.embedding.weight.device,
         )
         self.sequences: list[CachedSequence] = [self.cache.allocate(room) for room in rooms]
@@ -51,9 +51,7 @@ class Session:
 
         Returns: logits [N, V] after the last row of each prompt.
         """
-        packed = replace(
-            packed, latents=self.model.encode_images(packed), features=None, pixels=None
-        )
+        packed = replace(packed, latents=self.model.encode_images(packed), features=None, pixels=None)
         ends, end = [], 0
         for length in packed.lengths:
             end += length

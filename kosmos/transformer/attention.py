@@ -77,8 +77,7 @@ class PackedAttention:
             return group.unpad(self._mix(group, group.pad(query_RHK), group.pad(key_RHK), group.pad(value_RHK), bias))
         out_RHK = torch.empty_like(query_RHK)
         for group in self.groups:
-            padded = [group.pad(x_RHK) for x_RHK in (query_RHK, key_RHK, value_RHK)]
-            mixed_NTHK = self._mix(group, *padded, bias)
+            mixed_NTHK = self._mix(group, group.pad(query_RHK), group.pad(key_RHK), group.pad(value_RHK), bias)
             out_RHK = out_RHK.index_copy(0, group.rows, group.unpad(mixed_NTHK))
         return out_RHK
 
@@ -144,7 +143,7 @@ class PackedAttention:
 
 
 class CrossAttention:
-    """Queries of each sequence attend to the whole of their own memory (an encoder's keys and values, once a request)."""
+    """Queries of each sequence attend to all of their own memory: an encoder's keys and values, made once a request."""
 
     def __init__(
         self,
@@ -287,7 +286,8 @@ def _mix_cached_blocks(
     visible = keys_seen <= positions.view(count, num_queries, 1)
     scores_NHQT = (torch.cat(scores, dim=-1) * width**-0.5).masked_fill(~visible[:, None], float("-inf"))
     weights_NHQT = scores_NHQT.softmax(dim=-1).to(value_NTHK.dtype)
-    return (weights_NHQT @ value_NTHK.transpose(1, 2)).transpose(1, 2).flatten(0, 1)
+    mixed_NHQK: Tensor = weights_NHQT @ value_NTHK.transpose(1, 2)
+    return mixed_NHQK.transpose(1, 2).flatten(0, 1)
 
 
 def _steps(rows: Tensor) -> Tensor:

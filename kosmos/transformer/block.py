@@ -32,7 +32,8 @@ class SelfAttention(nn.Module):
     def forward(self, x_RD: Tensor, layer: int, context: AttentionContext) -> Tensor:
         """[R, D] -> [R, D]; `layer` tells the context whose keys and values these are."""
         query_RHK, key_RHK, value_RHK = (
-            projection(x_RD).unflatten(-1, (self.num_heads, -1)) for projection in (self.q_proj, self.k_proj, self.v_proj)
+            projection(x_RD).unflatten(-1, (self.num_heads, -1))
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
         heads_RHK = context.attend(layer, query_RHK, key_RHK, value_RHK)
         mixed_RD: Tensor = self.out_proj(self.norm(heads_RHK.flatten(-2)))

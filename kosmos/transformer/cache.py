@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
 
 __all__ = ["CacheFull", "CachedSequence", "PagedCache"]
 
@@ -119,5 +118,7 @@ class PagedCache:
                 return pages
         free = [page for page, references in enumerate(self._references) if references == 0][:count]
         if len(free) < count:
-            raise CacheFull(f"{count} pages of {self.page_size} tokens wanted, {len(free)} free of {len(self._references)}")
+            raise CacheFull(
+                f"{count} pages of {self.page_size} tokens wanted, {len(free)} free of {len(self._references)}"
+            )
         return free

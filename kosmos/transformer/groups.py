@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -122,9 +123,7 @@ class CachedGroup:
         )
 
 
-def cached_groups(
-    cache: PagedCache, sequences: Sequence[CachedSequence], lengths: Sequence[int]
-) -> list[CachedGroup]:
+def cached_groups(cache: PagedCache, sequences: Sequence[CachedSequence], lengths: Sequence[int]) -> list[CachedGroup]:
     """Neighbours join while they add equally many rows and hold equally many pages."""
     groups: list[CachedGroup] = []
     row, begin = 0, 0
@@ -160,7 +159,9 @@ def _cached_group(cache: PagedCache, members: Sequence[CachedSequence], new: int
     causal = new > 1 and all(member.length == 0 for member in members)
     mask = None
     if not causal and (new > 1 or min(totals) < num_keys):
-        last = torch.tensor(totals, device=device).view(-1, 1, 1) - new + torch.arange(new, device=device).view(1, -1, 1)
+        last = (
+            torch.tensor(totals, device=device).view(-1, 1, 1) - new + torch.arange(new, device=device).view(1, -1, 1)
+        )
         mask = (torch.arange(num_keys, device=device) <= last)[:, None]
     return CachedGroup(row, row + new * len(members), len(members), num_keys, first, step, gather, mask, causal)
 
@@ -173,6 +174,6 @@ def _spacing(cache: PagedCache, members: Sequence[CachedSequence], num_keys: int
             return 0, -1
     starts = [member.pages[0] for member in members]
     distance = starts[1] - starts[0] if len(starts) > 1 else 0
-    if any(after - before != distance for before, after in zip(starts, starts[1:], strict=False)) or distance < 0:
+    if any(after - before != distance for before, after in pairwise(starts)) or distance < 0:
         return 0, -1
     return starts[0] * cache.page_size, distance * cache.page_size

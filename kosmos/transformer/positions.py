@@ -1,7 +1,8 @@
 """Where a token stands: fixed sinusoids added to embeddings, or xPos rotations of queries and keys.
 
 Sources: sinusoids as fairseq and the released Kosmos-2 build them; xPos from "A Length-Extrapolatable Transformer"
-(arXiv 2212.10554, equations 5 to 10). Every scheme is told absolute positions, so cached decoding needs no special case.
+(arXiv 2212.10554, equations 5 to 10). Every scheme is told absolute positions, so cached
+decoding needs no special case.
 Legend: R rows, H heads, K head width, D width.
 """
 

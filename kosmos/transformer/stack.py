@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -38,13 +39,21 @@ class Decoder(nn.Module):
         self.sinusoids = Sinusoids(config.width) if config.positions == "sinusoidal" else None
         self.rotation = rotation_of(config)
         if not self.embedding.weight.is_meta:
-            initialise_decoder(
-                self, num_layers=config.num_layers, embedding=self.embedding, rule=config.initialisation
-            )
+            initialise_decoder(self, num_layers=config.num_layers, embedding=self.embedding, rule=config.initialisation)
 
     def tie_head(self) -> None:
         """Let the output head be the embedding again (after `to_empty`, which separates them)."""
         self.head.weight = self.embedding.weight
+
+    @property
+    def hidden_dtype(self) -> torch.dtype:
+        """Of activations, norms and caches; the matrices may be stored in another."""
+        return self.norm.weight.dtype
+
+    def embed(self, tokens_R: Tensor) -> Tensor:
+        """Rows of the embedding table, not yet scaled: [R] -> [R, D]."""
+        embedded_RD: Tensor = self.embedding(tokens_R)
+        return embedded_RD.to(self.hidden_dtype)
 
     def forward(self, embedded_RD: Tensor, positions_R: Tensor, context: AttentionContext) -> Tensor:
         """Hidden states after the last norm.

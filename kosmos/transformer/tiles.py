@@ -1,8 +1,8 @@
-"""Attention whose every bit is a function of one sequence alone: fixed tiles of queries and keys, joined by log-sum-exp.
+"""Attention whose every bit is a function of one sequence alone: fixed tiles of queries and keys, by log-sum-exp.
 
-A matrix product's last bits change with its shape, so a row computed alone and in a batch may differ. Here every product
-has one shape, whatever is asked; a tile that a query may not see changes nothing, exactly. Slow and meant for proofs.
-Legend: Q queries of a tile, T keys of a tile, H heads, K head width.
+A matrix product's last bits change with its shape, so a row computed alone and in a batch may differ. Here every
+product has one shape, whatever is asked; a tile that a query may not see changes nothing, exactly. Slow and
+meant for proofs. Legend: Q queries of a tile, T keys of a tile, H heads, K head width.
 """
 
 from __future__ import annotations

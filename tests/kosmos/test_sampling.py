@@ -57,7 +57,8 @@ def test_a_row_draws_the_same_alone_and_among_others() -> None:
     ]
     together = choose_tokens(logits, options, [torch.Generator().manual_seed(row) for row in range(3)])
     alone = [
-        choose_tokens(logits[row : row + 1], [options[row]], [torch.Generator().manual_seed(row)])[0] for row in range(3)
+        choose_tokens(logits[row : row + 1], [options[row]], [torch.Generator().manual_seed(row)])[0]
+        for row in range(3)
     ]
     assert together == alone
 
