@@ -24,20 +24,20 @@ serve:
 	@scripts/setup.sh
 	$(BIN)/kosmos serve --model $(MODEL) --port $(PORT)
 
-test: setup check
+test: check
 	$(PYTEST) tests
 
 setup:
 	@scripts/setup.sh
 	@scripts/setup-tests.sh
 
-check:
+check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-quick:
+quick: setup
 	$(PYTEST) -m "not slow" tests
 
 format:
