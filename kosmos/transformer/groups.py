@@ -53,9 +53,11 @@ class PaddedGroup:
         """Packed rows -> [N, T, H, K], zeros behind the shorter ones."""
         shape = (len(self.lengths), self.length)
         if self.whole:
-            return x_RHK.unflatten(0, shape)
+            whole_NTHK: Tensor = x_RHK.unflatten(0, shape)
+            return whole_NTHK
         padded = x_RHK.new_zeros(shape[0] * shape[1], *x_RHK.shape[1:])
-        return padded.index_copy(0, self.slots, x_RHK[self.rows]).unflatten(0, shape)
+        padded_NTHK: Tensor = padded.index_copy(0, self.slots, x_RHK[self.rows]).unflatten(0, shape)
+        return padded_NTHK
 
     def unpad(self, x_NTHK: Tensor) -> Tensor:
         """[N, T, H, K] -> the group's rows, in the order of `rows`."""
@@ -114,7 +116,8 @@ class CachedGroup:
     def read(self, store_SHK: Tensor) -> Tensor:
         """Keys or values [N, T, H, K]; a view where the pages allow it."""
         if self.gather is not None:
-            return store_SHK[self.gather].unflatten(0, (self.count, self.num_keys))
+            gathered_NTHK: Tensor = store_SHK[self.gather].unflatten(0, (self.count, self.num_keys))
+            return gathered_NTHK
         slot, head, channel = store_SHK.stride()
         return store_SHK.as_strided(
             (self.count, self.num_keys, *store_SHK.shape[1:]),
