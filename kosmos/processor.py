@@ -197,7 +197,7 @@ class Processor:
         if not text.phrases:
             return self.tokenizer.encode(text.text)
         pieces = self.tokenizer.pieces(text.text)
-        ranges = _piece_ranges(pieces, text.phrases, space_id=self.tokenizer.space_id)
+        ranges = _piece_ranges(text, pieces, space_id=self.tokenizer.space_id)
         ids, end = [], 0
         for phrase, (first, last) in zip(text.phrases, ranges, strict=True):
             ids += [piece.id for piece in pieces[end:first]]
@@ -241,8 +241,8 @@ def _place_names(phrase: Phrase, *, training: bool) -> list[str]:
     return pair_names([quantise(box) for box in phrase.boxes]) if phrase.boxes else []
 
 
-def _piece_ranges(pieces: Sequence[Piece], phrases: Sequence[Phrase], *, space_id: int | None) -> list[tuple[int, int]]:
-    """First and last + 1 of the pieces each phrase touches, and the space before them.
+def _piece_ranges(text: Text, pieces: Sequence[Piece], *, space_id: int) -> list[tuple[int, int]]:
+    """First and last + 1 of the pieces each phrase touches, with the space before its first word.
 
     Raises: ValueError for a phrase without a piece of its own.
     """
@@ -251,12 +251,10 @@ def _piece_ranges(pieces: Sequence[Piece], phrases: Sequence[Phrase], *, space_i
     for piece in reversed(pieces):
         reaches.insert(0, piece.end if piece.end > piece.start or not reaches else reaches[0])
     ranges, done = [], 0
-    for phrase in phrases:
-        inside = [
-            index
-            for index in range(done, len(pieces))
-            if reaches[index] > phrase.start and pieces[index].start < phrase.end
-        ]
+    for phrase in text.phrases:
+        words = text.text[phrase.start : phrase.end]
+        start, end = phrase.end - len(words.lstrip()), phrase.start + len(words.rstrip())
+        inside = [place for place in range(done, len(pieces)) if reaches[place] > start and pieces[place].start < end]
         if not inside:
             raise ValueError(
                 f"the phrase at characters {phrase.start} to {phrase.end} holds no words of its own (only white space,"
