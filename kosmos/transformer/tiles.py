@@ -27,7 +27,10 @@ def attend_in_tiles(
         query_RHK: queries at positions `start`, `start + 1` ..., not rotated.
         key_SHK: keys from position 0, rotated as they are stored.
     Returns: mixed values [R, H, K] in the dtype of the queries; sums are kept in float32.
+    Raises: ValueError if a tile would straddle two rotation blocks.
     """
+    if rotation is not None and rotation.block % TILE:
+        raise ValueError(f"tiles of {TILE} keys do not divide the xPos block {rotation.block}; make it a multiple")
     keys, values = (_pad(x.float(), -(-x.shape[0] // TILE) * TILE) for x in (key_SHK, value_SHK))
     outputs = []
     for first in range(0, query_RHK.shape[0], TILE):

@@ -191,6 +191,12 @@ def test_a_page_may_not_straddle_two_rotation_blocks() -> None:
         PagedAttention(cache, [CachedSequence()], [3], rotation=XPos(8, 32, 64))
 
 
+def test_a_tile_may_not_straddle_two_rotation_blocks() -> None:
+    decoder = small_decoder(block=16)
+    with pytest.raises(ValueError, match="do not divide"):
+        run_packed(decoder, [words(40, 0)], tiled=True)
+
+
 def test_a_full_cache_says_so_before_anything_is_computed() -> None:
     decoder = small_decoder()
     cache = cache_for(decoder, num_pages=2, page_size=16)
