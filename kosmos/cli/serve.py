@@ -10,7 +10,7 @@ from typing import TypeVar
 
 __all__ = ["add_arguments", "run"]
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+DTYPES = ("auto", "float32", "bfloat16")
 QUANTIZE = ("none", "int4", "int8")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 Value = TypeVar("Value")
