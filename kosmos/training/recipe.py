@@ -1,0 +1,87 @@
+"""How a model is trained, as plain values: mixture, optimiser, schedule, stages. No torch here.
+
+`TINY` is the recipe of the built-in model; docs/training.md says what each choice was compared with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+__all__ = ["RECIPES", "TINY", "MixtureRecipe", "OptimiserRecipe", "Recipe", "RewardRecipe"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureRecipe:
+    """What one step sees; Kosmos-1 mixes text, captions and interleaved pages the same way.
+
+    Attributes:
+        captions: picture and caption pairs.  caption_texts: captions without pictures.
+        book_chunks: pieces of books of `chunk_length` tokens.  pages: pieces of pages with pictures, as long.
+        views: how many stored views of a picture are drawn from (the first is the picture itself).
+        prompted: share of captions that follow one of `PROMPTS` (no loss on the prompt).
+    """
+
+    captions: int = 96
+    caption_texts: int = 24
+    book_chunks: int = 1
+    pages: int = 2
+    chunk_length: int = 96
+    views: int = 6
+    prompted: float = 0.15
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimiserRecipe:
+    """AdamW with linear warm-up and a cosine to `final_share` of the peak; a moving average of the weights is what is kept."""
+
+    steps: int
+    learning_rate: float = 1.2e-3
+    warmup_steps: int = 200
+    final_share: float = 0.02
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-6
+    weight_decay: float = 0.05
+    clip_norm: float = 2.0
+    label_smoothing: float = 0.1
+    average_decay: float = 0.998
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardRecipe:
+    """Second stage: the model's own samples, weighted by how much better than their siblings CIDEr-D finds them.
+
+    Source: self-critical sequence training (arXiv 1612.00563), with the mean of the other samples as the baseline.
+
+    Attributes:
+        pictures: a step.  samples: captions drawn for each.  max_tokens: of a sample.
+        cross_entropy: weight of the ordinary losses kept beside the reward.
+    """
+
+    steps: int
+    pictures: int = 40
+    samples: int = 5
+    max_tokens: int = 20
+    learning_rate: float = 1e-4
+    warmup_steps: int = 20
+    cross_entropy: float = 0.2
+    average_decay: float = 0.98
+    validate_every: int = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything `kosmos train NAME` decides."""
+
+    name: str
+    optimiser: OptimiserRecipe
+    reward: RewardRecipe
+    mixture: MixtureRecipe = field(default_factory=MixtureRecipe)
+    seed: int = 0
+    log_every: int = 20
+    validate_every: int = 250
+    validation_pictures: int = 300
+    save_every: int = 250
+
+
+TINY = Recipe(name="tiny", optimiser=OptimiserRecipe(steps=2600), reward=RewardRecipe(steps=500))
+RECIPES = {"tiny": TINY}

@@ -1,0 +1,292 @@
+"""`kosmos train tiny`: from the folder of data to the finished checkpoint folder, in one call that can be killed and repeated.
+
+Puts the parts together: words, the eye's cached features, the mixture, two stages (words, then reward) and the export.
+What captions are worth is handed in (`metric`), since training does not import evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from kosmos.model import KosmosModel
+from kosmos.presets import preset
+from kosmos.training.corpus import Captioned, Page, books, caption_texts, captioned, pages
+from kosmos.training.distributed import add_over_ranks, run_ranks
+from kosmos.training.features import Bytes, Eye, cached_features, features_of, picture_view, restored
+from kosmos.training.loop import Learner, RunFolder, Stage, train
+from kosmos.training.mixture import CaptionSet, Layout, Mixture, caption_sequence, packed, page_pieces
+from kosmos.training.objective import KosmosObjective, Sum
+from kosmos.training.recipe import OptimiserRecipe, Recipe
+from kosmos.training.reward import RewardObjective
+from kosmos.training.rollout import caption_rollout
+from kosmos.training.vocabulary import train_vocabulary
+from text.tokenizer import Tokenizer
+from vision.efficientnet import folded_weights, registry_weights
+
+__all__ = ["CaptionMetric", "Paths", "prepare", "train_tiny"]
+
+SHARD = 500  # pictures in a tar
+TRAIN_SHARDS, VALIDATION_SHARDS = 12, 2
+BOOK_SHARE_OF_WORDS = 4  # every 4th chunk of a book teaches the vocabulary: captions are what it is for
+VALIDATION_TOKENS = 24
+VALIDATION_BATCH = 50
+
+
+class CaptionMetric(Protocol):
+    """A metric made of references, e.g. CIDEr-D; it scores the caption of picture number `picture`."""
+
+    def score(self, candidate: str, picture: int) -> float:
+        """Higher is better."""
+        ...
+
+
+MetricOf = Callable[[Sequence[Sequence[str]]], CaptionMetric]
+Progress = Callable[[str, int, int, "dict[str, float]"], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paths:
+    """Where the data are, where features and words are kept between runs, and where the run writes."""
+
+    data: Path
+    cache: Path
+    run: Path
+
+    @property
+    def tokenizer(self) -> Path:
+        """The SentencePiece model of this run."""
+        return self.run / "tokenizer.model"
+
+
+def load_eye() -> Eye:
+    """The frozen eye with the registry package's weights."""
+    eye = Eye()
+    eye.load_state_dict(folded_weights(torch.load(registry_weights(), weights_only=True)))
+    return eye.eval()
+
+
+def shard_names(split: str) -> list[str]:
+    """Names of the tars of a split, without folder and ending."""
+    return [f"{split}-{number:06d}" for number in range(TRAIN_SHARDS if split == "train" else VALIDATION_SHARDS)]
+
+
+def photographs(data: Path, split: str) -> list[Captioned]:
+    """All captioned photographs of a split, in order."""
+    return [item for name in shard_names(split) for item in captioned(data / "flickr8k" / f"{name}.tar")]
+
+
+def _shard_features(paths: Paths, eye: Eye, name: str, view: int) -> Bytes:
+    def pictures() -> list[tuple[str, bytes]]:
+        return [(item.key, item.picture) for item in captioned(paths.data / "flickr8k" / f"{name}.tar")]
+
+    return cached_features(paths.cache, name, view, eye=eye, pictures=pictures)
+
+
+def _page_features(paths: Paths, eye: Eye, documents: Sequence[Page], split: str) -> Bytes:
+    def pictures() -> list[tuple[str, bytes]]:
+        return [(page.key, part) for page in documents for part in page.parts if isinstance(part, bytes)]
+
+    return cached_features(paths.cache, f"pages-{split}", 0, eye=eye, pictures=pictures)
+
+
+def prepare(recipe: Recipe, paths: Paths, *, told: Callable[[str], None]) -> None:
+    """Compute what a run needs once: features of every view, and the words. Finished pieces are not done again."""
+    paths.run.mkdir(parents=True, exist_ok=True)
+    eye = load_eye()
+    for name in shard_names("val"):
+        _shard_features(paths, eye, name, 0)
+    for view in range(recipe.mixture.views):
+        for name in shard_names("train"):
+            told(f"features of {name}, view {view + 1} of {recipe.mixture.views}")
+            _shard_features(paths, eye, name, view)
+    for split in ("train", "val"):
+        _page_features(paths, eye, pages(paths.data, split), split)
+    if not paths.tokenizer.exists():
+        told("vocabulary")
+        captions = [caption for item in photographs(paths.data, "train") for caption in item.captions]
+        captions += caption_texts(paths.data, kept_out=photographs(paths.data, "val"))
+        prose = [part for page in pages(paths.data, "train") for part in page.parts if isinstance(part, str)]
+        prose += books(paths.data, "train")[::BOOK_SHARE_OF_WORDS]
+        num_words = preset(recipe.name).tokenizer.num_words
+        train_vocabulary([*captions, *captions, *prose], paths.tokenizer, num_words=num_words)
+    told("book ids")
+    _book_ids(paths, Tokenizer(paths.tokenizer, specials=preset(recipe.name).tokenizer.specials), "train")
+
+
+def _layout(tokenizer: Tokenizer, num_latents: int) -> Layout:
+    return Layout(
+        begin=tokenizer.bos_id,
+        end=tokenizer.eos_id,
+        image=tokenizer.image_id,
+        image_end=tokenizer.end_image_id,
+        num_latents=num_latents,
+    )
+
+
+def _book_ids(paths: Paths, tokenizer: Tokenizer, split: str) -> NDArray[np.int32]:
+    """One long row of ids, each chunk closed by the end token; kept beside the vocabulary."""
+    path = paths.run / f"books-{split}.npy"
+    if not path.exists():
+        rows = [[*tokenizer.encode(text), tokenizer.eos_id] for text in books(paths.data, split)]
+        unfinished = path.with_suffix(".part")
+        with unfinished.open("wb") as file:
+            np.save(file, np.array([token for row in rows for token in row], dtype=np.int32))
+        unfinished.replace(path)
+    loaded: NDArray[np.int32] = np.load(path)
+    return loaded
+
+
+def build_mixture(recipe: Recipe, paths: Paths, tokenizer: Tokenizer, layout: Layout) -> Mixture:
+    """The training mixture from prepared files."""
+    eye = Eye()  # never asked: every feature is in the cache
+    documents = pages(paths.data, "train")
+    stored = iter(_page_features(paths, eye, documents, "train"))
+    views = range(recipe.mixture.views)
+    pieces = [
+        piece
+        for page in documents
+        for piece in page_pieces(
+            layout,
+            tokenizer.encode,
+            [part if isinstance(part, str) else next(stored) for part in page.parts],
+            recipe.mixture.chunk_length,
+        )
+    ]
+    return Mixture(
+        recipe.mixture,
+        layout,
+        tokenizer.encode,
+        seed=recipe.seed,
+        captions=CaptionSet(
+            captions=[item.captions for item in photographs(paths.data, "train")],
+            views=[[_shard_features(paths, eye, name, view) for name in shard_names("train")] for view in views],
+            shard_size=SHARD,
+        ),
+        caption_texts=caption_texts(paths.data, kept_out=photographs(paths.data, "val")),
+        books=_book_ids(paths, tokenizer, "train"),
+        pages=pieces,
+    )
+
+
+@dataclass(frozen=True)
+class _Validation:
+    """Loss and greedy CIDEr-D on validation pictures, shared out over the ranks."""
+
+    model: KosmosModel
+    layout: Layout
+    tokenizer: Tokenizer
+    captions: Sequence[tuple[str, ...]]
+    features: Bytes
+    metric: CaptionMetric
+
+    @torch.no_grad()
+    def __call__(self, rank: int, ranks: int) -> dict[str, float]:
+        sums = torch.zeros(2, 2)
+        mine = list(range(len(self.captions)))[rank::ranks]
+        for start in range(0, len(mine), VALIDATION_BATCH):
+            part = mine[start : start + VALIDATION_BATCH]
+            sums += torch.tensor([self._loss(part), self._score(part)])
+        add_over_ranks([sums])
+        return {"validation_loss": float(sums[0, 0] / sums[0, 1]), "validation_cider_d": float(sums[1, 0] / sums[1, 1])}
+
+    def _loss(self, pictures: Sequence[int]) -> tuple[float, float]:
+        encode = self.tokenizer.encode
+        rows = [
+            caption_sequence(self.layout, encode, caption, self.features[picture])
+            for picture in pictures
+            for caption in self.captions[picture]
+        ]
+        batch = {"caption": packed(rows, self.layout.num_latents)}
+        found = KosmosObjective(self.model).losses(batch)["caption"]
+        return float(found.total), found.count
+
+    def _score(self, pictures: Sequence[int]) -> tuple[float, float]:
+        latents_NLD = self.model.resampler(restored(np.stack([self.features[picture] for picture in pictures])))  # noqa: N806
+        found = caption_rollout(self.model, self.layout, latents_NLD, max_tokens=VALIDATION_TOKENS)
+        words = [self.tokenizer.decode(row.tolist()) for row in found.ids]
+        return sum(self.metric.score(text, picture) for text, picture in zip(words, pictures, strict=True)), len(pictures)
+
+
+def _work(recipe: Recipe, paths: Paths, metric: MetricOf, reward: MetricOf, progress: Progress | None, rank: int, ranks: int) -> None:
+    """What every rank does; the ranks differ in their share of each batch alone."""
+    config = preset(recipe.name)
+    tokenizer = Tokenizer(paths.tokenizer, specials=config.tokenizer.specials)
+    layout = _layout(tokenizer, config.resampler.num_latents)
+    torch.manual_seed(recipe.seed)
+    model = KosmosModel(config)
+    model.tower.requires_grad_(False)
+    mixture = build_mixture(recipe, paths, tokenizer, layout)
+    held_out = photographs(paths.data, "val")[: recipe.validation_pictures]
+    features = [_shard_features(paths, Eye(), name, 0) for name in shard_names("val")]
+    validation = _Validation(
+        model,
+        layout,
+        tokenizer,
+        [item.captions for item in held_out],
+        np.concatenate(features)[: len(held_out)],
+        metric([item.captions for item in held_out]),
+    )
+    judge = reward(mixture.captions.captions)
+    stages = _stages(recipe, model, mixture, validation, judge, tokenizer)
+    train(Learner(model), stages, RunFolder(paths.run), seed=recipe.seed, rank=rank, ranks=ranks, progress=progress)
+
+
+def _stages(
+    recipe: Recipe, model: KosmosModel, mixture: Mixture, validation: _Validation, judge: CaptionMetric, tokenizer: Tokenizer
+) -> list[Stage]:
+    words = KosmosObjective(model, recipe.optimiser.label_smoothing)
+    rewarded = RewardObjective(model, mixture.layout, recipe.reward, judge.score, tokenizer.decode)
+    every = {"log_every": recipe.log_every, "save_every": recipe.save_every}
+
+    def word_losses(step: int, rank: int, ranks: int) -> dict[str, Sum]:
+        # Every rank names every kind, also one its share has none of: ranks add what stands in the same place.
+        nothing = {kind: Sum(torch.zeros(()), 0.0, 1.0) for kind in mixture.kinds}
+        return {**nothing, **words.losses(mixture.batch(step, rank, ranks))}
+
+    def reward_losses(step: int, rank: int, ranks: int) -> dict[str, Sum]:
+        # The words go on being learnt beside the reward, on batches the first stage has not used up.
+        kept = word_losses(recipe.optimiser.steps + step, rank, ranks)
+        weighed = {name: part._replace(weight=recipe.reward.cross_entropy) for name, part in kept.items()}
+        return {**rewarded.losses(mixture, step, rank, ranks), **weighed}
+
+    second = replace(
+        recipe.optimiser,
+        steps=recipe.reward.steps,
+        learning_rate=recipe.reward.learning_rate,
+        warmup_steps=recipe.reward.warmup_steps,
+        average_decay=recipe.reward.average_decay,
+    )
+    first_validation, second_validation = recipe.validate_every, recipe.reward.validate_every
+    return [
+        Stage(name="words", optimiser=recipe.optimiser, losses=word_losses, validate=validation, validate_every=first_validation, **every),
+        Stage(name="reward", optimiser=second, losses=reward_losses, validate=validation, validate_every=second_validation, **every),
+    ]
+
+
+def train_tiny(
+    recipe: Recipe,
+    paths: Paths,
+    *,
+    metric: MetricOf,
+    reward: MetricOf,
+    ranks: int,
+    told: Callable[[str], None],
+    progress: Progress | None = None,
+) -> None:
+    """Prepare, train through both stages and leave the run's state in `paths.run`.
+
+    Args:
+        metric: makes the judge of validation captions from their references.  reward: that of the reward stage.
+        ranks: processes that share the work, one thread each.
+        told: hears what is being prepared.
+    """
+    prepare(recipe, paths, told=told)
+    run_ranks(ranks, partial(_work, recipe, paths, metric, reward, progress), paths.run)
