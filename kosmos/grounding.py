@@ -218,7 +218,7 @@ class _Reader:
         elif name == END_PHRASE and start is not None:
             self.phrase = (start, len(self.words))
         elif name == OBJECT:
-            self.phrase, self.places = phrase, [[]]
+            self.phrase, self.places = phrase if places is None else None, [[]]
         elif places is not None and name == END_OBJECT:
             self._close(phrase, places)
         elif places is not None and name == DELIMITER:
