@@ -205,7 +205,7 @@ def _from_numbers(image: Image.Image) -> Picture:
     return np.repeat(grey[:, :, None], 3, axis=2)
 
 
-_WHITES = {"I": (255.0, 65_535.0), "F": (1.0, 255.0, 65_535.0)}
+_WHITES = {"I": (255.0, 65_535.0, 2.0**31 - 1, 2.0**32 - 1), "F": (1.0, 255.0, 65_535.0)}
 _BITS, _MEANING, _SIGN = 258, 262, 339
 
 
