@@ -25,11 +25,17 @@ os.environ.update(
 )
 
 import pytest  # noqa: E402  (after the environment)
+from hypothesis import settings  # noqa: E402
 
 if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
 
     from text.tokenizer import Tokenizer
+
+# No deadline: a busy machine is no bug. The same examples every time; `--hypothesis-profile=search` looks further.
+settings.register_profile("house", deadline=None, derandomize=True)
+settings.register_profile("search", deadline=None, max_examples=3000)
+settings.load_profile("house")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 NO_DATA = "no folder of real data"
