@@ -81,7 +81,7 @@ def _part(kind: type[Part], values: Mapping[str, Any]) -> Part:
     unknown = sorted(set(values) - known)
     if unknown:
         raise ValueError(f"config of {kind.__name__} has unknown fields {unknown}; known: {sorted(known)}")
-    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    plain: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     try:
         return kind(**plain)
     except TypeError as error:
