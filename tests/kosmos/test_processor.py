@@ -107,7 +107,7 @@ def test_late_pictures_are_opened_by_collate(small_tokenizer: Tokenizer, process
 
 
 def test_a_broken_picture_fails_with_its_own_document_and_number(processor: Processor) -> None:
-    with pytest.raises(ValueError, match="picture 2 of the prompt: .*"):
+    with pytest.raises(ValueError, match="picture 2 of the prompt: "):
         processor.encode([drawn(), b"no picture", "a"])
 
 
@@ -249,7 +249,7 @@ def test_a_vocabulary_without_locations_places_nothing(small_tokenizer: Tokenize
 def test_a_tokenizer_of_another_model_is_refused(small_tokenizer: Tokenizer) -> None:
     words = small_tokenizer.vocab_size
     for wrong in (config(words=words - 1), config(words=words, specials="kosmos1")):
-        with pytest.raises(ValueError, match="the tokenizer has .* ids with the special tokens of kosmos2, but"):
+        with pytest.raises(ValueError, match=f"the tokenizer has {words} ids with the special tokens of kosmos2, but"):
             Processor(small_tokenizer, wrong)
 
 
@@ -312,6 +312,8 @@ def test_workers_can_have_it(processor: Processor) -> None:
     there = collate(pickle.loads(pickle.dumps([encode(prompt) for prompt in prompts])))  # noqa: S301
     here = processor.collate([processor.encode(prompt) for prompt in prompts])
     assert torch.equal(there.tokens, here.tokens)
+    assert there.pixels is not None
+    assert here.pixels is not None
     assert torch.equal(there.pixels, here.pixels)
 
 
@@ -356,15 +358,8 @@ def test_a_full_stop_after_a_phrase_is_the_one_the_model_was_trained_on(kosmos_d
     published = Tokenizer(kosmos_data / "tokenizers" / "kosmos2.sentencepiece.bpe.model", specials="kosmos2")
     processor = Processor(published, config(words=65_037))
     ids = processor.encode(phrase("Two puppies sit in a field of grass.", "grass", (0.0, 0.46875, 1.0, 1.0))).ids
-    assert list(ids) == [
-        0,
-        *(int(id) for id in ["1264", "17772", "1357", "12", "10", "770", "9", "64007", "4464", "64008", "64009"]),
-    ] + [
-        64013 + 480,
-        64013 + 1023,
-        64010,
-        4,
-    ]
+    words = [1264, 17772, 1357, 12, 10, 770, 9]
+    assert list(ids) == [0, *words, 64007, 4464, 64008, 64009, 64013 + 480, 64013 + 1023, 64010, 4]
 
 
 def test_document_of_is_what_encode_applies(processor: Processor) -> None:
