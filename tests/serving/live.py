@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,8 +22,17 @@ from PIL import Image
 
 from text.tokenizer import Tokenizer
 
-__all__ = ["LIMITLESS", "LiveServer", "data_url", "kosmos_serve", "picture_bytes", "save_small_checkpoint"]
+__all__ = [
+    "COMPLETIONS",
+    "LIMITLESS",
+    "LiveServer",
+    "data_url",
+    "kosmos_serve",
+    "picture_bytes",
+    "save_small_checkpoint",
+]
 
+COMPLETIONS = "/v1/chat/completions"
 LIMITLESS = 60_000
 """Tokens the small model has room for: an answer of that length outlasts any test, unless it is cancelled."""
 
@@ -73,11 +84,29 @@ class LiveServer:
     url: str
     process: subprocess.Popen[str]
 
-    def get(self, path: str) -> httpx.Response:
-        return httpx.get(self.url + path, timeout=60, trust_env=False)
+    client: httpx.Client
 
-    def post(self, body: object, **more: object) -> httpx.Response:
-        return httpx.post(self.url + "/v1/chat/completions", json=body, timeout=120, trust_env=False, **more)  # type: ignore[arg-type]
+    def get(self, path: str) -> httpx.Response:
+        return self.client.get(path)
+
+    def post(self, body: object) -> httpx.Response:
+        return self.client.post(COMPLETIONS, json=body)
+
+    def post_raw(self, content: bytes | Iterable[bytes], **headers: str) -> httpx.Response:
+        """A body of any kind; header names with _ for -."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return self.client.post(COMPLETIONS, content=content, headers={"Content-Type": "application/json", **named})
+
+    @contextmanager
+    def post_by_hand(self, body: object, **headers: str) -> Iterator[socket.socket]:
+        """The request is sent, its answer not read; extra headers replace computed ones."""
+        content = json.dumps(body).encode()
+        lines = {"Host": "x", "Content-Type": "application/json", "Content-Length": str(len(content))}
+        lines |= {name.replace("_", "-"): value for name, value in headers.items()}
+        head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+        with socket.create_connection((self.client.base_url.host, self.client.base_url.port or 80)) as connection:
+            connection.sendall(f"POST {COMPLETIONS} HTTP/1.1\r\n{head}\r\n".encode() + content)
+            yield connection
 
     def engine_process_id(self) -> int:
         """The child that owns the model; multiprocessing's own tracker is the other child."""
@@ -114,7 +143,9 @@ def kosmos_serve(*arguments: str, environment: dict[str, str] | None = None) -> 
         line = process.stdout.readline()
         address = re.search(r"http://[0-9.]+:[0-9]+", line)
         assert address, f"the server said {line!r} instead of its address"
-        yield LiveServer(address[0], process)
+        # One client for all requests: making one reads certificates, which takes longer than an answer.
+        with httpx.Client(base_url=address[0], timeout=120, trust_env=False, verify=False) as client:
+            yield LiveServer(address[0], process, client)
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
