@@ -24,7 +24,7 @@ draws = settings(max_examples=25, deadline=None)
 
 def in_chunks(sequences: list[Tensor], data: st.DataObject) -> list[list[tuple[int, Tensor]]]:
     """Steps of a scheduler: each gives some of the sequences their next rows, until all are through."""
-    left = {index: sequence for index, sequence in enumerate(sequences)}
+    left = dict(enumerate(sequences))
     steps = []
     while left:
         chosen = data.draw(st.lists(st.sampled_from(sorted(left)), min_size=1, unique=True))

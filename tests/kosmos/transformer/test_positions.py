@@ -11,7 +11,7 @@ from kosmos.transformer.attention import PackedAttention
 from kosmos.transformer.config import DecoderConfig
 from kosmos.transformer.positions import Sinusoids, XPos, rotation_of
 
-# g[n] = sum over pairs of zeta^(n / 512) cos(n theta) at head width 64, as computed from equations 5 to 10 of the paper.
+# g[n] = sum over pairs of zeta^(n / 512) cos(n theta) at head width 64, from equations 5 to 10 of the paper.
 XPOS_CURVE = {0: 32.0, 1: 30.89, 8: 22.30, 64: 13.68, 256: 10.36, 512: 6.29, 1024: 5.82, 2048: 2.46, 4096: 1.13}
 
 
