@@ -21,6 +21,7 @@ __all__ = ["GROUP", "Int4Linear", "Int8Linear", "QuantizeMode", "quantize", "sto
 QuantizeMode = Literal["int4", "int8"]
 GROUP = 32  # inputs that share a 4-bit scale
 OUTPUT_MULTIPLE = 16  # torch's 4-bit product wants outputs in such multiples
+OUTPUTS_AT_A_TIME = 4096  # bounds the memory of fitting a large head
 SHRINKS = (1.0, 0.95, 0.9, 0.85, 0.8)  # ranges tried for each group; clipping a little often rounds the rest better
 
 
@@ -71,7 +72,10 @@ class Int4Linear(nn.Module):
         super().__init__()
         self.num_out, self.num_in = weight_OI.shape
         padding = (0, -self.num_in % GROUP, 0, -self.num_out % OUTPUT_MULTIPLE)
-        quarters_OI, scale_GO, zero_GO = _fit_groups(F.pad(weight_OI.detach().float(), padding))
+        parts = F.pad(weight_OI.detach(), padding).split(OUTPUTS_AT_A_TIME)
+        fitted = [_fit_groups(part.float()) for part in parts]
+        quarters_OI = torch.cat([quarters for quarters, _, _ in fitted])
+        scale_GO, zero_GO = (torch.cat([part[index] for part in fitted], dim=1) for index in (1, 2))
         self.register_buffer("packed", torch._convert_weight_to_int4pack_for_cpu(quarters_OI, 1))
         self.register_buffer("scale_and_zero_GO2", torch.stack([scale_GO, zero_GO], dim=-1).contiguous())
         self.register_buffer("bias_O", None if bias_O is None else bias_O.detach().float())

@@ -1,0 +1,95 @@
+"""The peer: Kosmos-2 of transformers with random weights, driven step by step as its own `generate` drives it.
+
+Needs transformers, an extra of the development set-up. Legend: N sequences, T positions, L latents of an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kosmos.bench.random_weights import fill_randomly
+from kosmos.config import KosmosConfig
+
+__all__ = ["build_peer", "peer_decoding", "peer_prefill"]
+
+
+def build_peer(config: KosmosConfig, dtype: torch.dtype) -> Any:
+    """`Kosmos2ForConditionalGeneration` in the shape of our preset.
+
+    Raises: ValueError if transformers is not installed.
+    """
+    try:
+        from transformers import Kosmos2Config, Kosmos2ForConditionalGeneration
+    except ImportError:
+        raise ValueError("the peer needs transformers; install kosmos-mllm[dev], or give --without-peers") from None
+    decoder = config.decoder
+    theirs = Kosmos2Config(
+        text_config={
+            "vocab_size": decoder.vocab_size,
+            "embed_dim": decoder.width,
+            "layers": decoder.num_layers,
+            "ffn_dim": decoder.ffn_width,
+            "attention_heads": decoder.num_heads,
+        },
+        latent_query_num=config.resampler.num_latents,
+        attn_implementation="sdpa",
+    )
+    with torch.device("meta"):
+        model = Kosmos2ForConditionalGeneration(theirs)
+    fill_randomly(model, dtype)
+    model.tie_weights()
+    return model.eval()
+
+
+def peer_decoding(model: Any, tokens_T: Tensor, image_T: Tensor, batch: int, steps: int) -> Callable[[], None]:
+    """Prefill `batch` copies of a prompt with an image; each call of the result decodes `steps` tokens greedily."""
+    from transformers import DynamicCache
+
+    embeds_NLD = torch.randn(batch, int(image_T.sum()), model.config.text_config.embed_dim).to(model.dtype)
+    cache = DynamicCache(config=model.config.text_config)
+    with torch.inference_mode():
+        out = model(
+            input_ids=tokens_T.expand(batch, -1),
+            image_embeds=embeds_NLD,
+            image_embeds_position_mask=image_T.expand(batch, -1),
+            attention_mask=torch.ones(batch, len(tokens_T), dtype=torch.long),
+            cache=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+    state = {"tokens": out.logits[:, -1].argmax(-1, keepdim=True), "length": len(tokens_T)}
+
+    def run() -> None:
+        with torch.inference_mode():
+            for _ in range(steps):
+                state["length"] += 1
+                mask = torch.ones(batch, state["length"], dtype=torch.long)
+                # generate() hands over the text model once the picture is inside the cache
+                step = model.text_model(
+                    input_ids=state["tokens"], attention_mask=mask, cache=cache, use_cache=True, logits_to_keep=1
+                )
+                state["tokens"] = step.logits[:, -1].argmax(-1, keepdim=True)
+
+    return run
+
+
+def peer_prefill(model: Any, tokens_T: Tensor, image_T: Tensor, image_size: int) -> Callable[[], None]:
+    """Tower, resampler and prefill of one prompt with one image; logits of the last row only, as `generate` asks."""
+    pixels = torch.rand(1, 3, image_size, image_size).to(model.dtype)
+
+    def run() -> None:
+        with torch.inference_mode():
+            model(
+                pixel_values=pixels,
+                input_ids=tokens_T[None],
+                image_embeds_position_mask=image_T[None],
+                attention_mask=torch.ones(1, len(tokens_T), dtype=torch.long),
+                use_cache=True,
+                logits_to_keep=1,
+            )
+
+    return run

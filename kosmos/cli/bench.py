@@ -1,0 +1,52 @@
+"""`kosmos bench`: speed beside peers and the machine's limits, measured in one run."""
+
+from __future__ import annotations
+
+import argparse
+
+__all__ = ["add_arguments", "run"]
+
+PRESETS = ("base", "kosmos1", "kosmos2")
+WITH_PEER = "kosmos2"  # the one shape that transformers has too
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare arguments; nothing heavy is imported."""
+    parser.add_argument("name", choices=("decode",), help="decode: tokens a second and the time to read an image")
+    parser.add_argument("--preset", choices=PRESETS, default="kosmos2", help="shape of the model (kosmos2)")
+    parser.add_argument("--rounds", type=_count, default=7, help="turns of every contestant; medians are shown (7)")
+    parser.add_argument("--steps", type=_count, default=4, help="tokens decoded a turn (4)")
+    parser.add_argument("--threads", type=_count, help="processor threads for all (what torch takes)")
+    parser.add_argument("--without-peers", action="store_true", help="only ours and the limits")
+    parser.add_argument("--case", action="append", help="measure only this case; may be given several times")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure and print."""
+    import torch
+
+    from kosmos.bench.decode import CASES, DecodeBench, run_decode
+    from kosmos.bench.figure import table
+
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    unknown = set(arguments.case or ()) - set(CASES)
+    if unknown:
+        raise argparse.ArgumentTypeError(f"unknown case {', '.join(sorted(unknown))}; known: {', '.join(CASES)}")
+    bench = DecodeBench(
+        preset=arguments.preset,
+        rounds=arguments.rounds,
+        steps=arguments.steps,
+        peers=arguments.preset == WITH_PEER and not arguments.without_peers,
+        cases=tuple(arguments.case or CASES),
+    )
+    for figure in run_decode(bench):
+        print(figure.to_json() if arguments.json else table([figure]), flush=True)
+    return 0
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
