@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kosmos.transformer.linear import Linear
 from vision.config import ResamplerConfig
 
 __all__ = ["Resampler"]
@@ -34,11 +35,11 @@ class Resampler(nn.Module):
         self.num_heads = config.num_heads
         self.dropout = config.dropout
         self.latent_query = nn.Parameter(torch.empty(config.num_latents, width))
-        self.dense = nn.Linear(features_width, width)
-        self.q_proj = nn.Linear(width, width)
-        self.k_proj = nn.Linear(width, width)
-        self.v_proj = nn.Linear(width, width)
-        self.out_proj = nn.Linear(width, width)
+        self.dense = Linear(features_width, width)
+        self.q_proj = Linear(width, width)
+        self.k_proj = Linear(width, width)
+        self.v_proj = Linear(width, width)
+        self.out_proj = Linear(width, width)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -65,7 +66,7 @@ class Resampler(nn.Module):
         output_NLD: Tensor = self.out_proj(mixed_NHLK.transpose(1, 2).flatten(2))
         return output_NLD
 
-    def _keys(self, projection: nn.Linear, hidden_NPD: Tensor) -> Tensor:
+    def _keys(self, projection: Linear, hidden_NPD: Tensor) -> Tensor:
         """Project features, then latents. The latents are the same for every picture, so they are projected once."""
         latents_NLD = projection(self.latent_query).expand(hidden_NPD.shape[0], -1, -1)
         return self._heads(torch.cat((projection(hidden_NPD), latents_NLD), dim=1))
