@@ -19,7 +19,6 @@ from tests.serving.live import (
     COMPLETIONS,
     LIMITLESS,
     LiveServer,
-    children_of,
     data_url,
     kosmos_serve,
     picture_bytes,
@@ -48,7 +47,7 @@ def wait_until(server: LiveServer, done: Callable[[dict[str, object]], bool]) ->
         continue
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def fresh(checkpoint: Path) -> Iterator[LiveServer]:
     """A server of one's own, to be treated badly."""
     with kosmos_serve("--model", str(checkpoint), "--max-waiting", "1") as live:
@@ -120,28 +119,40 @@ def test_a_request_that_waits_survives_the_death_of_the_engine(fresh: LiveServer
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_no_process_is_left_behind(checkpoint: Path, how: signal.Signals) -> None:
-    with kosmos_serve("--model", str(checkpoint)) as live:
-        children = [int(line.partition(" ")[0]) for line in children_of(live.process.pid)]
-        engine = os.pidfd_open(live.engine_process_id())
-        live.process.send_signal(how)
-        code = live.process.wait(60)
-        # A pidfd can be read once its process has ended.
-        assert select.select([engine], [], [], 60)[0], "the engine outlived the server"
-        os.close(engine)
-    assert children
-    assert code == (-signal.SIGKILL if how == signal.SIGKILL else 0)
+def test_a_server_that_is_told_to_stop_finishes_its_answer_and_leaves_nothing_behind(checkpoint: Path) -> None:
+    with kosmos_serve("--model", str(checkpoint)) as live, _watched(live) as engine:
+        body = ask(max_tokens=400, min_tokens=400, stream=True)
+        with live.client.stream("POST", COMPLETIONS, json=body) as response:
+            lines = response.iter_lines()
+            next(lines)
+            live.process.send_signal(signal.SIGTERM)
+            assert [line for line in lines if line][-1] == "data: [DONE]"
+        assert live.process.wait(60) == 0
+        assert _has_ended(engine)
 
 
 @pytest.mark.slow
-def test_a_running_answer_is_finished_before_the_server_leaves(fresh: LiveServer) -> None:
-    with fresh.client.stream("POST", COMPLETIONS, json=ask(max_tokens=400, min_tokens=400, stream=True)) as response:
-        lines = response.iter_lines()
-        next(lines)
-        fresh.process.send_signal(signal.SIGTERM)
-        assert [line for line in lines if line][-1] == "data: [DONE]"
-    assert fresh.process.wait(60) == 0
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_no_engine_outlives_its_server(checkpoint: Path, how: signal.Signals) -> None:
+    with kosmos_serve("--model", str(checkpoint)) as live, _watched(live) as engine:
+        # As Ctrl-C in a terminal does, or a kill that lets nobody clean up.
+        live.process.send_signal(how)
+        assert live.process.wait(60) == (0 if how == signal.SIGINT else -signal.SIGKILL)
+        assert _has_ended(engine)
+
+
+@contextmanager
+def _watched(live: LiveServer) -> Iterator[int]:
+    """A descriptor of the engine process, which can be read once the process has ended."""
+    engine = os.pidfd_open(live.engine_process_id())
+    try:
+        yield engine
+    finally:
+        os.close(engine)
+
+
+def _has_ended(engine: int) -> bool:
+    return bool(select.select([engine], [], [], 60)[0])
 
 
 def kosmos(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
