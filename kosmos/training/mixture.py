@@ -6,6 +6,7 @@ Knows how ids are laid out (`<s> <image> latents </image> words </s>`) and nothi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -15,12 +16,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kosmos.packed import Packed
-from kosmos.training.corpus import mirrored_words
 from kosmos.training.features import Bytes, restored
 from kosmos.training.objective import Batch
 from kosmos.training.recipe import MixtureRecipe
 
-__all__ = ["PROMPTS", "CaptionSet", "Layout", "Mixture", "Example", "packed", "page_pieces"]
+__all__ = [
+    "PROMPTS",
+    "CaptionSet",
+    "Layout",
+    "Example",
+    "Mixture",
+    "caption_sequence",
+    "mirrored_words",
+    "packed",
+    "page_pieces",
+]
 
 PROMPTS = (
     "A photo of",
@@ -77,10 +87,19 @@ class CaptionSet:
         return found
 
 
+_SIDES = {"left": "right", "right": "left", "Left": "Right", "Right": "Left"}
+
+
+def mirrored_words(caption: str) -> str:
+    """The caption of the mirrored picture: left and right change places."""
+    return re.sub(r"\b([Ll]eft|[Rr]ight)\b", lambda match: _SIDES[match[0]], caption)
+
+
 def packed(sequences: Sequence[Example], num_latents: int) -> Packed:
     """Sequences laid end to end, with the features of their pictures."""
     lengths = tuple(len(sequence.ids) for sequence in sequences)
-    rows, start = [], 0
+    rows: list[int] = []
+    start = 0
     for sequence, length in zip(sequences, lengths, strict=True):
         rows.extend(start + image for image in sequence.image_starts)
         start += length
@@ -174,7 +193,10 @@ class Mixture:
         draw = np.random.default_rng((self.seed, 0, step))
         recipe = self.recipe
         batch = {"caption": self._captions(step, draw)}
-        text = [self._caption_text(index) for index in self._turn("text", len(self.caption_texts), recipe.caption_texts, step)]
+        text = [
+            self._caption_text(index)
+            for index in self._turn("text", len(self.caption_texts), recipe.caption_texts, step)
+        ]
         text += [self._book(draw) for _ in range(recipe.book_chunks)]
         pages = [self.pages[index] for index in self._turn("pages", len(self.pages), recipe.pages, step)]
         if text:
@@ -225,6 +247,9 @@ class Mixture:
             if (name, epoch) not in self._orders:
                 kept = {key: value for key, value in self._orders.items() if key[0] != name or key[1] >= epoch - 1}
                 salt = int.from_bytes(name.encode()[:7], "little")
-                self._orders = {**kept, (name, epoch): np.random.default_rng((self.seed, 2, salt, epoch)).permutation(size)}
+                self._orders = {
+                    **kept,
+                    (name, epoch): np.random.default_rng((self.seed, 2, salt, epoch)).permutation(size),
+                }
             found.append(int(self._orders[name, epoch][at]))
         return found

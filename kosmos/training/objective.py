@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import torch
-import torch.nn.functional as F  # noqa: N812 (the field's name)
+import torch.nn.functional as F
 from torch import Tensor
 
 from kosmos.model import KosmosModel
@@ -24,7 +24,8 @@ Batch = Mapping[str, Packed]
 """One step of Kosmos: `caption`, `text`, `interleaved`, each packed by itself."""
 
 
-class Sum(NamedTuple):
+@dataclass(frozen=True)
+class Sum:
     """A loss before division: `total` nats over `count` targets; `weight` is this loss's share beside others."""
 
     total: Tensor
@@ -66,9 +67,9 @@ class KosmosObjective:
         if packed.loss_weight is None:
             raise ValueError("a training batch needs loss_weight; encode documents with their losses")
         targets = torch.nonzero(packed.loss_weight, as_tuple=True)[0]
-        hidden_LD = self.model(packed)[targets - 1]  # noqa: N806
-        weights_L = packed.loss_weight[targets]  # noqa: N806
-        losses_L = F.cross_entropy(  # noqa: N806
+        hidden_LD = self.model(packed)[targets - 1]
+        weights_L = packed.loss_weight[targets]
+        losses_L = F.cross_entropy(
             self.model.logits(hidden_LD).float(),
             packed.tokens[targets],
             reduction="none",

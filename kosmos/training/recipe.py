@@ -32,7 +32,7 @@ class MixtureRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimiserRecipe:
-    """AdamW with linear warm-up and a cosine to `final_share` of the peak; a moving average of the weights is what is kept."""
+    """AdamW, linear warm-up, a cosine down to `final_share` of the peak; a moving average of the weights is kept."""
 
     steps: int
     learning_rate: float = 1.2e-3

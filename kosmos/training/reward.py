@@ -1,4 +1,4 @@
-"""The reward stage: the model captions training pictures several ways, and learns towards the better of its own captions.
+"""The reward stage: the model captions training pictures several ways and learns towards its own better captions.
 
 Source: self-critical sequence training (arXiv 1612.00563); the baseline of a sample is the mean of its siblings.
 The judge (CIDEr-D against the training captions) is handed in. Legend: N sequences, T tokens, V vocabulary.
@@ -38,11 +38,11 @@ class RewardObjective:
     def losses(self, mixture: Mixture, step: int, rank: int, ranks: int) -> dict[str, Sum]:
         """`reward`: minus log-probability times advantage; `score`: the judge's sum, which is only reported."""
         recipe = self.recipe
-        pictures, features_NPW = mixture.pictures(step, recipe.pictures, rank, ranks)  # noqa: N806
+        pictures, features_NPW = mixture.pictures(step, recipe.pictures, rank, ranks)
         self.model.eval()  # samples and gradients of the same policy: without dropout
-        latents_NLD = self.model.encode_images(_only_pictures(features_NPW, self.layout))  # noqa: N806
+        latents_NLD = self.model.encode_images(_only_pictures(features_NPW, self.layout))
         assert latents_NLD is not None
-        repeated_NLD = latents_NLD.repeat_interleave(recipe.samples, dim=0)  # noqa: N806
+        repeated_NLD = latents_NLD.repeat_interleave(recipe.samples, dim=0)
         draw = torch.Generator().manual_seed((mixture.seed * 1_000_003 + step) * ranks + rank)
         ids, lengths = caption_rollout(
             self.model, self.layout, repeated_NLD.detach(), max_tokens=recipe.max_tokens, draw=draw
@@ -58,7 +58,7 @@ class RewardObjective:
         tokens = float(lengths.sum())
         return {"reward": Sum(total, tokens, 1.0), "score": Sum(scores.sum(), float(len(rows)), 0.0)}
 
-    def _log_probabilities(self, rows: Sequence[Sequence[int]], latents_NLD: Tensor) -> Tensor:  # noqa: N803
+    def _log_probabilities(self, rows: Sequence[Sequence[int]], latents_NLD: Tensor) -> Tensor:
         """Log-probability [N] of each sampled caption, with gradient."""
         head = [self.layout.begin, *self.layout.picture()]
         lengths = tuple(len(head) + len(row) for row in rows)
@@ -72,12 +72,12 @@ class RewardObjective:
         )
         owner = torch.repeat_interleave(torch.arange(len(rows)), torch.tensor(lengths))
         targets = torch.nonzero(step.positions >= len(head), as_tuple=True)[0]
-        logits_LV = self.model.logits(self.model(step)[targets - 1]).float()  # noqa: N806
-        chosen_L = logits_LV.log_softmax(-1).gather(1, step.tokens[targets][:, None])[:, 0]  # noqa: N806
+        logits_LV = self.model.logits(self.model(step)[targets - 1]).float()
+        chosen_L = logits_LV.log_softmax(-1).gather(1, step.tokens[targets][:, None])[:, 0]
         return torch.zeros(len(rows)).index_add(0, owner[targets], chosen_L)
 
 
-def _only_pictures(features_NPW: Tensor, layout: Layout) -> Packed:  # noqa: N803
+def _only_pictures(features_NPW: Tensor, layout: Layout) -> Packed:
     """A packed record that carries pictures and nothing else, to ask the model for their latents."""
     count = features_NPW.shape[0]
     none = torch.full((count, layout.num_latents), -1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F  # noqa: N812 (the field's name)
+import torch.nn.functional as F
 from torch import Tensor
 
 from kosmos.model import KosmosModel
@@ -34,15 +34,17 @@ class LockstepAttention:
         self.length, self.new = self.length + self.new, new
 
     def attend(
-        self, layer: int, query_RHK: Tensor, key_RHK: Tensor, value_RHK: Tensor, bias: PositionBias | None = None  # noqa: N803
+        self, layer: int, query_RHK: Tensor, key_RHK: Tensor, value_RHK: Tensor, bias: PositionBias | None = None
     ) -> Tensor:
         """See `AttentionContext`."""
         stop = self.length + self.new
         if self.rotation is not None:
-            positions_R = torch.arange(self.length, stop).repeat(self.count)  # noqa: N806
-            query_RHK = self.rotation.rotate_queries(query_RHK, positions_R)  # noqa: N806
-            key_RHK = self.rotation.rotate_keys(key_RHK, positions_R)  # noqa: N806
-        query, key, value = (x.unflatten(0, (self.count, self.new)).transpose(1, 2) for x in (query_RHK, key_RHK, value_RHK))
+            positions_R = torch.arange(self.length, stop).repeat(self.count)
+            query_RHK = self.rotation.rotate_queries(query_RHK, positions_R)
+            key_RHK = self.rotation.rotate_keys(key_RHK, positions_R)
+        query, key, value = (
+            x.unflatten(0, (self.count, self.new)).transpose(1, 2) for x in (query_RHK, key_RHK, value_RHK)
+        )
         if layer not in self.stores:
             shape = (self.count, key.shape[1], self.capacity, key.shape[3])
             self.stores[layer] = (key.new_empty(shape), key.new_empty(shape))
@@ -63,7 +65,7 @@ class Rollout(NamedTuple):
 def caption_rollout(
     model: KosmosModel,
     layout: Layout,
-    latents_NLD: Tensor,  # noqa: N803
+    latents_NLD: Tensor,
     *,
     max_tokens: int,
     draw: torch.Generator | None = None,
@@ -71,7 +73,7 @@ def caption_rollout(
     """One caption for each row of latents [N, L, D]: the best word each time, or drawn with `draw` (temperature 1)."""
     count, head = latents_NLD.shape[0], torch.tensor([layout.begin, *layout.picture()])
     context = LockstepAttention(count, len(head) + max_tokens, model.decoder.rotation)
-    start_N = torch.arange(count) * len(head)  # noqa: N806
+    start_N = torch.arange(count) * len(head)
     step = Packed(
         tokens=head.repeat(count),
         lengths=(len(head),) * count,
@@ -82,8 +84,8 @@ def caption_rollout(
     ids, done = [], torch.zeros(count, dtype=torch.bool)
     for place in range(max_tokens):
         context.begin(step.tokens.shape[0] // count)
-        last_ND = model(step, context).unflatten(0, (count, -1))[:, -1]  # noqa: N806
-        logits_NV = model.logits(last_ND).float()  # noqa: N806
+        last_ND = model(step, context).unflatten(0, (count, -1))[:, -1]
+        logits_NV = model.logits(last_ND).float()
         if draw is None:
             chosen = logits_NV.argmax(-1)
         else:

@@ -1,4 +1,4 @@
-"""`kosmos train tiny`: from the folder of data to the finished checkpoint folder, in one call that can be killed and repeated.
+"""`kosmos train tiny`: from a folder of data to the checkpoint folder, in one call that can be killed and repeated.
 
 Puts the parts together: words, the eye's cached features, the mixture, two stages (words, then reward) and the export.
 What captions are worth is handed in (`metric`), since training does not import evaluation.
@@ -6,8 +6,9 @@ What captions are worth is handed in (`metric`), since training does not import 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -16,15 +17,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from data_pipelines.sources.captioned import captioned, photographs
+from data_pipelines.sources.interleaved import Page, pages
+from data_pipelines.sources.plain_text import books, caption_texts
 from kosmos.model import KosmosModel
 from kosmos.presets import preset
-from kosmos.training.corpus import Captioned, Page, books, caption_texts, captioned, pages
 from kosmos.training.distributed import add_over_ranks, run_ranks
-from kosmos.training.features import Bytes, Eye, cached_features, features_of, picture_view, restored
+from kosmos.training.export import export
+from kosmos.training.features import Bytes, Eye, cached_features, restored
 from kosmos.training.loop import Learner, RunFolder, Stage, train
 from kosmos.training.mixture import CaptionSet, Layout, Mixture, caption_sequence, packed, page_pieces
 from kosmos.training.objective import KosmosObjective, Sum
-from kosmos.training.recipe import OptimiserRecipe, Recipe
+from kosmos.training.recipe import Recipe
 from kosmos.training.reward import RewardObjective
 from kosmos.training.rollout import caption_rollout
 from kosmos.training.vocabulary import train_vocabulary
@@ -49,16 +53,17 @@ class CaptionMetric(Protocol):
 
 
 MetricOf = Callable[[Sequence[Sequence[str]]], CaptionMetric]
-Progress = Callable[[str, int, int, "dict[str, float]"], None]
+Progress = Callable[[str, int, int, Mapping[str, float]], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Paths:
-    """Where the data are, where features and words are kept between runs, and where the run writes."""
+    """Where the data are, where features are kept between runs, where the run writes, and the finished checkpoint."""
 
     data: Path
     cache: Path
     run: Path
+    output: Path
 
     @property
     def tokenizer(self) -> Path:
@@ -76,11 +81,6 @@ def load_eye() -> Eye:
 def shard_names(split: str) -> list[str]:
     """Names of the tars of a split, without folder and ending."""
     return [f"{split}-{number:06d}" for number in range(TRAIN_SHARDS if split == "train" else VALIDATION_SHARDS)]
-
-
-def photographs(data: Path, split: str) -> list[Captioned]:
-    """All captioned photographs of a split, in order."""
-    return [item for name in shard_names(split) for item in captioned(data / "flickr8k" / f"{name}.tar")]
 
 
 def _shard_features(paths: Paths, eye: Eye, name: str, view: int) -> Bytes:
@@ -209,13 +209,16 @@ class _Validation:
         return float(found.total), found.count
 
     def _score(self, pictures: Sequence[int]) -> tuple[float, float]:
-        latents_NLD = self.model.resampler(restored(np.stack([self.features[picture] for picture in pictures])))  # noqa: N806
+        latents_NLD = self.model.resampler(restored(np.stack([self.features[picture] for picture in pictures])))
         found = caption_rollout(self.model, self.layout, latents_NLD, max_tokens=VALIDATION_TOKENS)
         words = [self.tokenizer.decode(row.tolist()) for row in found.ids]
-        return sum(self.metric.score(text, picture) for text, picture in zip(words, pictures, strict=True)), len(pictures)
+        scores = [self.metric.score(text, picture) for text, picture in zip(words, pictures, strict=True)]
+        return sum(scores), len(pictures)
 
 
-def _work(recipe: Recipe, paths: Paths, metric: MetricOf, reward: MetricOf, progress: Progress | None, rank: int, ranks: int) -> None:
+def _work(
+    recipe: Recipe, paths: Paths, metric: MetricOf, reward: MetricOf, progress: Progress | None, rank: int, ranks: int
+) -> None:
     """What every rank does; the ranks differ in their share of each batch alone."""
     config = preset(recipe.name)
     tokenizer = Tokenizer(paths.tokenizer, specials=config.tokenizer.specials)
@@ -240,7 +243,12 @@ def _work(recipe: Recipe, paths: Paths, metric: MetricOf, reward: MetricOf, prog
 
 
 def _stages(
-    recipe: Recipe, model: KosmosModel, mixture: Mixture, validation: _Validation, judge: CaptionMetric, tokenizer: Tokenizer
+    recipe: Recipe,
+    model: KosmosModel,
+    mixture: Mixture,
+    validation: _Validation,
+    judge: CaptionMetric,
+    tokenizer: Tokenizer,
 ) -> list[Stage]:
     words = KosmosObjective(model, recipe.optimiser.label_smoothing)
     rewarded = RewardObjective(model, mixture.layout, recipe.reward, judge.score, tokenizer.decode)
@@ -254,7 +262,7 @@ def _stages(
     def reward_losses(step: int, rank: int, ranks: int) -> dict[str, Sum]:
         # The words go on being learnt beside the reward, on batches the first stage has not used up.
         kept = word_losses(recipe.optimiser.steps + step, rank, ranks)
-        weighed = {name: part._replace(weight=recipe.reward.cross_entropy) for name, part in kept.items()}
+        weighed = {name: replace(part, weight=recipe.reward.cross_entropy) for name, part in kept.items()}
         return {**rewarded.losses(mixture, step, rank, ranks), **weighed}
 
     second = replace(
@@ -266,8 +274,22 @@ def _stages(
     )
     first_validation, second_validation = recipe.validate_every, recipe.reward.validate_every
     return [
-        Stage(name="words", optimiser=recipe.optimiser, losses=word_losses, validate=validation, validate_every=first_validation, **every),
-        Stage(name="reward", optimiser=second, losses=reward_losses, validate=validation, validate_every=second_validation, **every),
+        Stage(
+            name="words",
+            optimiser=recipe.optimiser,
+            losses=word_losses,
+            validate=validation,
+            validate_every=first_validation,
+            **every,
+        ),
+        Stage(
+            name="reward",
+            optimiser=second,
+            losses=reward_losses,
+            validate=validation,
+            validate_every=second_validation,
+            **every,
+        ),
     ]
 
 
@@ -281,12 +303,25 @@ def train_tiny(
     told: Callable[[str], None],
     progress: Progress | None = None,
 ) -> None:
-    """Prepare, train through both stages and leave the run's state in `paths.run`.
+    """Prepare, train through both stages and write the checkpoint folder; killed, the same call goes on.
 
     Args:
         metric: makes the judge of validation captions from their references.  reward: that of the reward stage.
         ranks: processes that share the work, one thread each.
         told: hears what is being prepared.
     """
+    _keep_config(recipe, paths, ranks)
     prepare(recipe, paths, told=told)
     run_ranks(ranks, partial(_work, recipe, paths, metric, reward, progress), paths.run)
+    told("writing the checkpoint")
+    export(preset(recipe.name), paths.run / "state.pt", load_eye(), paths.tokenizer.read_bytes(), paths.output)
+
+
+def _keep_config(recipe: Recipe, paths: Paths, ranks: int) -> None:
+    """Write what this run is, or hold it against what the run folder says: a resumed run must be the same run."""
+    wanted = json.dumps({"recipe": asdict(recipe), "ranks": ranks}, indent=2) + "\n"
+    paths.run.mkdir(parents=True, exist_ok=True)
+    path = paths.run / "config.json"
+    if path.exists() and path.read_text("utf-8") != wanted:
+        raise ValueError(f"{path} describes another run; give a new folder by --run, or the same options as before")
+    path.write_text(wanted, "utf-8")

@@ -26,7 +26,7 @@ def _lines(texts: Iterable[str]) -> Iterator[str]:
 
 
 def train_vocabulary(texts: Iterable[str], path: Path, *, num_words: int) -> None:
-    """Write a SentencePiece model of `num_words` pieces (its `<unk>`, `<s>`, `</s>` and 256 bytes included) to `path`, whole."""
+    """Write a SentencePiece model of `num_words` pieces (`<unk>`, `<s>`, `</s>` and 256 bytes included) to `path`."""
     written = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=_lines(texts),

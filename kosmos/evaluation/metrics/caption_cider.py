@@ -1,4 +1,4 @@
-"""CIDEr-D of written captions: `ptb` cuts them into tokens, `cider` scores them. What training and reports are handed."""
+"""CIDEr-D of written captions: `ptb` cuts them into tokens, `cider` scores them; what training and reports use."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def _ngrams(tokens: Tokens) -> Counter[NGram]:
 
 @dataclass(frozen=True)
 class _Weighted:
-    """TF-IDF of one caption: for each order n its n-grams and their norm. `length` counts its bigrams, as the source does."""
+    """TF-IDF of a caption: its n-grams of each order n and their norm; `length` counts bigrams, as the source does."""
 
     weights: tuple[dict[NGram, float], ...]
     norms: tuple[float, ...]
@@ -35,7 +35,7 @@ class _Weighted:
 
 
 class CiderD:
-    """CIDEr-D whose document frequencies come from one set of references (one document: all references of a picture)."""
+    """CIDEr-D; document frequencies come from these references (one document: all references of a picture)."""
 
     def __init__(self, references: Sequence[Sequence[Tokens]]) -> None:
         """Raises: ValueError if there are no pictures, or one without references."""
@@ -68,7 +68,9 @@ def _similarity(own: _Weighted, other: _Weighted) -> float:
         norm = own.norms[n] * other.norms[n]
         if norm:
             there = other.weights[n]
-            shared = sum(min(weight, there[ngram]) * there[ngram] for ngram, weight in own.weights[n].items() if ngram in there)
+            shared = sum(
+                min(weight, there[ngram]) * there[ngram] for ngram, weight in own.weights[n].items() if ngram in there
+            )
             total += shared / norm
     delta = float(own.length - other.length)
     return total / MAX_N * math.exp(-(delta**2) / (2 * SIGMA**2))

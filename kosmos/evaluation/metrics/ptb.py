@@ -12,7 +12,9 @@ __all__ = ["ptb_tokens"]
 
 _BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
 _DROPPED = frozenset(("''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"))
-_QUOTES = str.maketrans({"\u2019": "'", "\u2018": "`", "\u201c": '"', "\u201d": '"', "\u2026": "...", "\u2013": "--", "\u2014": "--"})
+_QUOTES = str.maketrans(
+    {"\u2019": "'", "\u2018": "`", "\u201c": '"', "\u201d": '"', "\u2026": "...", "\u2013": "--", "\u2014": "--"}
+)
 _TWO_WORDS = {
     "cannot": ("can", "not"),
     "gonna": ("gon", "na"),
@@ -21,10 +23,55 @@ _TWO_WORDS = {
     "lemme": ("lem", "me"),
     "gimme": ("gim", "me"),
 }  # fmt: skip
-_ABBREVIATIONS = (
-    "mr mrs ms dr prof sr jr st mt ft gen col lt sgt capt rev hon gov sen rep adm maj cpl pvt"
-    " inc ltd co corp bros vs etc dept univ ave blvd rd jan feb apr jun jul aug sep sept oct nov dec"
-).split()
+_ABBREVIATIONS = [
+    "mr",
+    "mrs",
+    "ms",
+    "dr",
+    "prof",
+    "sr",
+    "jr",
+    "st",
+    "mt",
+    "ft",
+    "gen",
+    "col",
+    "lt",
+    "sgt",
+    "capt",
+    "rev",
+    "hon",
+    "gov",
+    "sen",
+    "rep",
+    "adm",
+    "maj",
+    "cpl",
+    "pvt",
+    "inc",
+    "ltd",
+    "co",
+    "corp",
+    "bros",
+    "vs",
+    "etc",
+    "dept",
+    "univ",
+    "ave",
+    "blvd",
+    "rd",
+    "jan",
+    "feb",
+    "apr",
+    "jun",
+    "jul",
+    "aug",
+    "sep",
+    "sept",
+    "oct",
+    "nov",
+    "dec",
+]
 _TOKEN = re.compile(
     r"""
       https?://\S+ | www\.\S+
