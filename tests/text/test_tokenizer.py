@@ -185,6 +185,25 @@ def test_a_model_with_other_control_numbers_is_refused() -> None:
         Tokenizer(model.getvalue(), specials="kosmos1")
 
 
+def test_white_space_left_of_a_tag_is_dropped_even_where_words_keep_theirs() -> None:
+    model = BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["a b  c", "c  b a"] * 10),
+        model_writer=model,
+        vocab_size=20,
+        hard_vocab_limit=False,
+        remove_extra_whitespaces=False,
+        normalization_rule_name="identity",
+        minloglevel=2,
+    )
+    tokenizer = Tokenizer(model.getvalue(), specials="kosmos2")
+    assert tokenizer.encode("a  ") != tokenizer.encode("a")
+    tag = tokenizer.id_of("<grounding>")
+    assert tokenizer.encode_tagged("a  <grounding>") == [*tokenizer.encode("a"), tag]
+    # Of the spaces at the beginning of a text, one belongs to its first word.
+    assert tokenizer.decode(tokenizer.encode("  a")) == "  a"
+
+
 def test_an_unknown_set_of_specials_is_refused(small_tokenizer: Tokenizer) -> None:
     with pytest.raises(ValueError, match="known: kosmos1, kosmos2"):
         Tokenizer(small_tokenizer.model, specials="kosmos3")  # type: ignore[arg-type]
