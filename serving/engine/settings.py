@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-__all__ = ["EngineSettings", "Quantize"]
+__all__ = ["Dtype", "EngineSettings", "Quantize"]
 
+Dtype: TypeAlias = Literal["auto", "float32", "bfloat16"]
 Quantize: TypeAlias = Literal["int4", "int8"]
 
 
@@ -21,7 +22,7 @@ class EngineSettings:
 
     model: str = "tiny"
     device: str = "auto"
-    dtype: str = "auto"
+    dtype: Dtype = "auto"
     quantize: Quantize | None = None
     max_waiting: int = 64
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.serving.conftest import checkpoint, server
 from tests.serving.live import LiveServer, picture_bytes
@@ -35,6 +35,7 @@ def browser() -> Iterator[Browser]:
     if path is None:
         warnings.warn("NO CHROMIUM: the page was not tested; install the package chromium", stacklevel=1)
         pytest.skip(f"no Chromium here (looked for {', '.join(names)}): the page was NOT tested")
+    expect.set_options(timeout=60_000)  # a busy machine is slow, not wrong
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
         yield browser

@@ -238,7 +238,7 @@ def test_a_server_that_is_loading_is_waited_for(page: Page) -> None:
     expect(page.locator("#state-words")).to_have_text("Loading the model …")
     expect(page.locator("#ask")).to_be_disabled()
     page.unroute("**/health")
-    expect(page.locator("#ask")).to_be_enabled(timeout=30_000)
+    expect(page.locator("#ask")).to_be_enabled(timeout=60_000)
 
 
 def test_the_policy_lets_nothing_in_from_elsewhere(server: LiveServer) -> None:

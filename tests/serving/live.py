@@ -133,7 +133,7 @@ def children_of(process_id: int) -> list[str]:
 def kosmos_serve(*arguments: str, environment: dict[str, str] | None = None) -> Iterator[LiveServer]:
     """Start `kosmos serve` on a free port, wait until it says that it is ready, end it in order."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "kosmos.cli.main", "serve", "--port", "0", *arguments],
+        [sys.executable, "-m", "kosmos.cli.main", "serve", "--port", "0", "--dtype", "float32", *arguments],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, **(environment or {})},
