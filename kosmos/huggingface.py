@@ -38,7 +38,7 @@ from kosmos.weight_files import (
 from vision.clip_keys import hf_to_open_clip, open_clip_to_hf
 from vision.config import ResamplerConfig, TowerConfig
 
-__all__ = ["export_kosmos2", "is_kosmos2", "load_kosmos2"]
+__all__ = ["config_of_kosmos2", "export_kosmos2", "is_kosmos2", "load_kosmos2", "weights_of_kosmos2"]
 
 CONFIG, TOKENIZER = "config.json", "sentencepiece.bpe.model"
 OWN_FILE = re.compile(r"config\.json|model.*\.safetensors(\.index\.json)?|sentencepiece\.bpe\.model")
@@ -146,7 +146,7 @@ def export_kosmos2(model: KosmosModel, folder: str | os.PathLike[str], tokenizer
     """
     dtypes = {tensor.dtype for tensor in model.parameters()}
     text = json.dumps(_their_config(model.config, dtypes), indent=2, sort_keys=True) + "\n"
-    weights = dict(_their_names(model))
+    weights = dict(weights_of_kosmos2(model))
     with write_folder(Path(folder), known=OWN_FILE) as temporary:
         (temporary / CONFIG).write_text(text)
         (temporary / TOKENIZER).write_bytes(tokenizer_model)
@@ -235,7 +235,8 @@ def _our_name(name: str) -> str:
     return name
 
 
-def _their_names(model: KosmosModel) -> Iterator[tuple[str, Tensor]]:
+def weights_of_kosmos2(model: KosmosModel) -> Iterator[tuple[str, Tensor]]:
+    """Our weights under the names of transformers; the head is the embedding and is not among them."""
     in_layer = {ours: theirs for theirs, ours in IN_LAYER.items()}
     around = {ours: theirs for theirs, ours in AROUND.items()}
     tower = {}
