@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,14 +11,26 @@ from safetensors import safe_open
 from kosmos.chat import DEFAULT_CHAT_TEMPLATE
 from kosmos.checkpoint import load_model, save_checkpoint
 from kosmos.cli.main import main
-from tests.models import small_kosmos
+from kosmos.model import KosmosModel
+from kosmos.transformer.config import PositionScheme
+from tests.models import small_config
 from text.tokenizer import Tokenizer
 
 
-def _save_ours(tokenizer: Tokenizer, folder: Path, *, positions: str) -> None:
-    model = small_kosmos(tokenizer, positions="xpos" if positions == "xpos" else "sinusoidal")
+def _save_ours(tokenizer: Tokenizer, folder: Path, *, positions: PositionScheme) -> None:
+    """A small model built like Kosmos-2, but for its positions where another scheme is asked for."""
+    small = small_config(tokenizer, positions=positions)
+    config = replace(
+        small,
+        tower=replace(small.tower, name="ViT-L-14-quickgelu"),
+        resampler=replace(small.resampler, num_heads=small.decoder.num_heads),
+    )
     save_checkpoint(
-        model.network, folder, tokenizer_model=tokenizer.model, chat_template=DEFAULT_CHAT_TEMPLATE, card="# small\n"
+        KosmosModel(config),
+        folder,
+        tokenizer_model=tokenizer.model,
+        chat_template=DEFAULT_CHAT_TEMPLATE,
+        card="# small\n",
     )
 
 
@@ -44,5 +57,5 @@ def test_a_model_of_another_build_is_refused_in_one_sentence(
 ) -> None:
     _save_ours(small_tokenizer, tmp_path / "ours", positions="xpos")
     assert main(["convert", str(tmp_path / "ours"), str(tmp_path / "theirs")]) == 1
-    assert capsys.readouterr().err.startswith("kosmos convert: small is not built like Kosmos-2 in ")
+    assert capsys.readouterr().err.startswith("kosmos convert: small is not built like Kosmos-2 in positions, ")
     assert not (tmp_path / "theirs").exists()
