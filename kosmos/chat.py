@@ -1,9 +1,9 @@
 """A chat becomes one Document: turns of words and pictures, laid out by the checkpoint's own `chat_template.jinja`.
 
-What people write never enters the template: it sees a sealed mark for each text and picture, and the marks are exchanged
-for the real segments afterwards. So a tag typed by a stranger stays words, and only `control("<grounding>")`, written by
-the template's author, becomes a special token. The template runs in Jinja's immutable sandbox, without `range`, bounded
-in source and output. Knows nothing of tokens, models or HTTP. No torch here.
+What people write never enters the template: it sees a sealed mark for each text and picture, and the marks are
+exchanged for the real segments afterwards. So a tag typed by a stranger stays words, and only
+`control("<grounding>")`, written by the template's author, becomes a special token. The template runs in Jinja's
+immutable sandbox, without `range`, bounded in source and output. Knows nothing of tokens, models, HTTP or torch.
 
 A template gets `messages` (each `role` and `content`, a list of parts `{"type": "text", "text": mark}` or
 `{"type": "image", "image": mark}`), `grounding` (whether the answer should say where things are) and `control(name)`.
@@ -145,7 +145,7 @@ def _render(template: str, **names: object) -> str:
 
 
 def _unsealed(rendered: str, segments: Sequence[Segment]) -> Iterator[Segment]:
-    """Words of the template itself and, for each mark, the segment it stands for. Every second split is a mark's index."""
+    """Words of the template itself and, for each mark, its segment. Every second split is a mark's index."""
     for index, piece in enumerate(MARK.split(rendered)):
         if index % 2:
             if int(piece) >= len(segments):

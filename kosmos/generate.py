@@ -22,7 +22,7 @@ from kosmos.processor import Encoded, Processor
 from kosmos.sampling import choose_tokens, constrain, top_logprobs
 from kosmos.session import Session
 
-__all__ = ["Generation", "StreamPiece", "generate", "stream"]
+__all__ = ["StreamPiece", "generate", "stream"]
 
 
 @dataclass(frozen=True)

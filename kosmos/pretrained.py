@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from kosmos import checkpoint, huggingface
+from kosmos.answer import Generation
 from kosmos.chat import DEFAULT_CHAT_TEMPLATE
-from kosmos.generate import Generation, StreamPiece, generate, stream
+from kosmos.generate import StreamPiece, generate, stream
 from kosmos.model import KosmosModel
 from kosmos.options import GenerationFields, GenerationOptions
 from kosmos.processor import Encoded, Processor

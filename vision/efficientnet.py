@@ -17,7 +17,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["EYE_PACKAGE", "FEATURE_WIDTH", "NUM_FEATURES", "EfficientNetLite0", "folded_weights", "registry_weights"]
+__all__ = [
+    "EYE_PACKAGE",
+    "FEATURE_WIDTH",
+    "NUM_FEATURES",
+    "EfficientNetLite0",
+    "InvertedResidual",
+    "SameConvolution",
+    "folded_weights",
+    "registry_weights",
+]
 
 # EfficientNet paper, table 1, width and depth 1.0: repeats, kernel, stride of the first, expansion, channels out.
 STAGES = (

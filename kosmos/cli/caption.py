@@ -31,7 +31,7 @@ __all__ = ["add_arguments", "run"]
 PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
 
-class Found(NamedTuple):
+class _Found(NamedTuple):
     """A picture: what the output calls it, and where it is."""
 
     name: str
@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if written else 0
 
 
-def _find(sources: Sequence[str]) -> Iterator[Found]:
+def _find(sources: Sequence[str]) -> Iterator[_Found]:
     """Pictures below folders (named relative to their folder) and pictures named one by one, sorted, each once.
 
     Raises: ValueError for a source that is not there, for no picture at all, or for two pictures of one name.
@@ -89,7 +89,7 @@ def _find(sources: Sequence[str]) -> Iterator[Found]:
     if not found:
         raise ValueError(f"no picture in {', '.join(sources)}; endings known: {', '.join(PICTURE_ENDINGS)}")
     for name in sorted(found):
-        yield Found(name, found[name])
+        yield _Found(name, found[name])
 
 
 def _below(folder: Path) -> Iterator[Path]:
@@ -114,7 +114,7 @@ def _load(arguments: argparse.Namespace) -> Kosmos:
 
 def _caption(
     model: Kosmos,
-    waiting: Sequence[Found],
+    waiting: Sequence[_Found],
     output: CaptionFile,
     arguments: argparse.Namespace,
     options: GenerationOptions,
@@ -144,7 +144,7 @@ def _caption(
     return reasons
 
 
-def _read(batch: Sequence[Found]) -> list[Picture | str]:
+def _read(batch: Sequence[_Found]) -> list[Picture | str]:
     """Each picture, or why there is none. Read as bytes, so that no message depends on where the folder lies."""
     from vision.image import ImageLimits, open_image
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from kosmos.cli.flags import add_model_arguments, add_sampling_arguments, options_of
 
 if TYPE_CHECKING:
+    from kosmos.answer import Generation
     from kosmos.chat import Turn
-    from kosmos.generate import Generation
     from kosmos.options import GenerationOptions
     from kosmos.pretrained import Kosmos
     from text.document import Image, Text

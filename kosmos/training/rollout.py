@@ -18,7 +18,7 @@ from kosmos.training.mixture import Layout
 from kosmos.transformer.attention import PositionBias
 from kosmos.transformer.positions import XPos
 
-__all__ = ["Rollout", "caption_rollout"]
+__all__ = ["LockstepAttention", "Rollout", "caption_rollout"]
 
 
 class LockstepAttention:

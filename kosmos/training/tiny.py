@@ -35,7 +35,7 @@ from kosmos.training.vocabulary import train_vocabulary
 from text.tokenizer import Tokenizer
 from vision.efficientnet import folded_weights, registry_weights
 
-__all__ = ["CaptionMetric", "Paths", "prepare", "train_tiny"]
+__all__ = ["CaptionMetric", "Paths", "build_mixture", "load_eye", "prepare", "shard_names", "train_tiny"]
 
 SHARD = 500  # pictures in a tar
 TRAIN_SHARDS, VALIDATION_SHARDS = 12, 2

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from kosmos.generate import Generation, stream
+from kosmos.answer import Generation
+from kosmos.generate import stream
 from kosmos.pretrained import Kosmos
 from serving.engine.wire import Answered, Ask, Begun, GroundedPhrase, Ready, Refused, Said, TokenScore
 from text.tokenizer import Tokenizer

@@ -19,7 +19,7 @@ from serving.engine.settings import EngineSettings
 from serving.engine.wire import Answered, Ask, Begun, Cancel, FromEngine, LoadFailed, Ready, Refused, Said
 from text.document import Document
 
-__all__ = ["Engine", "EngineState", "EngineUnavailable", "Event", "QueueFull", "Ticket"]
+__all__ = ["Engine", "EngineState", "EngineUnavailable", "Event", "Load", "QueueFull", "Ticket"]
 
 EngineState: TypeAlias = Literal["starting", "ready", "restarting", "failed", "stopped"]
 Event: TypeAlias = Begun | Said | Answered | Refused

@@ -13,7 +13,17 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from kosmos.options import GenerationOptions
 
-__all__ = ["ChatRequest", "ImagePart", "Message", "Part", "StreamOptions", "TextPart"]
+__all__ = [
+    "ChatRequest",
+    "ImagePart",
+    "ImageUrl",
+    "Message",
+    "Part",
+    "ResponseFormat",
+    "Shape",
+    "StreamOptions",
+    "TextPart",
+]
 
 MAX_MESSAGES, MAX_PARTS, MAX_STOPS, MAX_STOP_CHARACTERS, MAX_TOKENS = 256, 256, 16, 256, 1_000_000
 DEFAULT_MAX_TOKENS = 64

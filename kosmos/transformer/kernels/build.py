@@ -32,7 +32,7 @@ FLAGS = ("-O3", "-std=c++17", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-exce
 log = logging.getLogger(__name__)
 
 
-class UnavailableError(RuntimeError):
+class _UnavailableError(RuntimeError):
     """Why the compiled products cannot be used here; never leaves this file."""
 
 
@@ -41,7 +41,7 @@ def load_library() -> ctypes.CDLL | None:
     """The compiled library, built on first use; None where it cannot be had (the reason is logged)."""
     try:
         return _open_or_build()
-    except (UnavailableError, OSError, subprocess.SubprocessError) as reason:
+    except (_UnavailableError, OSError, subprocess.SubprocessError) as reason:
         log.info("compiled products are off, torch's are used: %s", reason)
         return None
 
@@ -54,7 +54,7 @@ def cache_folder() -> Path:
 
 def _open_or_build() -> ctypes.CDLL:
     if os.environ.get(SWITCH, "").lower() in ("off", "0", "no"):
-        raise UnavailableError(f"{SWITCH} is off")
+        raise _UnavailableError(f"{SWITCH} is off")
     flags = FLAGS + _processor_flags()
     compiler = _compiler()
     folder = cache_folder()
@@ -68,13 +68,13 @@ def _open_or_build() -> ctypes.CDLL:
 
 def _processor_flags() -> tuple[str, ...]:
     if platform.system() != "Linux" or platform.machine() != "x86_64":
-        raise UnavailableError(
+        raise _UnavailableError(
             f"they are written for Linux on x86-64, this is {platform.system()} on {platform.machine()}"
         )
     has = torch.cpu.get_capabilities()
     missing = [name for name in NEEDED if not has.get(name)]
     if missing:
-        raise UnavailableError(f"the processor lacks {', '.join(missing)}")
+        raise _UnavailableError(f"the processor lacks {', '.join(missing)}")
     chosen = [*NEEDED, "fma"] + (["avx512_bf16"] if has.get("avx512_bf16") else [])
     return tuple("-m" + name.replace("_", "") for name in chosen)
 
@@ -84,7 +84,7 @@ def _compiler() -> str:
         found = shutil.which(name) if name else None
         if found:
             return found
-    raise UnavailableError("no C++ compiler was found (g++ or c++, or the variable CXX)")
+    raise _UnavailableError("no C++ compiler was found (g++ or c++, or the variable CXX)")
 
 
 def _key(compiler: str, flags: tuple[str, ...]) -> str:
@@ -97,7 +97,7 @@ def _refuse_foreign(folder: Path) -> None:
     # a library is code: a folder that others can write must not provide it
     state = folder.stat()
     if state.st_uid != os.getuid() or state.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise UnavailableError(
+        raise _UnavailableError(
             f"{folder} belongs to, or can be written by, somebody else; fix its owner and mode (0700)"
         )
 
@@ -130,4 +130,4 @@ def _run(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S, check=False)
     if done.returncode:
         reason = done.stderr.strip().splitlines()
-        raise UnavailableError(f"{command[0]} failed: {reason[0] if reason else 'without a word'}")
+        raise _UnavailableError(f"{command[0]} failed: {reason[0] if reason else 'without a word'}")
