@@ -11,6 +11,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.serving.live import LIMITLESS, LiveServer, data_url, picture_bytes
 
+pytestmark = pytest.mark.slow
 ANSWERS = "#answers li"
 
 
@@ -49,7 +50,8 @@ def test_a_chosen_picture_is_shown_and_the_model_goes_on(page: Page, photograph:
     words = answered(page)
     image = {"type": "image_url", "image_url": {"url": data_url(photograph.read_bytes())}}
     content = [image, {"type": "text", "text": "A photo of"}]
-    body = {"model": "small", "messages": [{"role": "user", "content": content}], "max_tokens": 64}
+    messages = [{"role": "user", "content": content}]
+    body = {"model": "small", "messages": messages, "max_tokens": 64, "grounding": True}
     assert words.strip() == server.post(body).json()["choices"][0]["message"]["content"]
     expect(page.locator(".asked")).to_have_text("A photo of")
     expect(page.locator(".about")).to_contain_text("64 tokens")

@@ -49,8 +49,9 @@ def wait_until(server: LiveServer, done: Callable[[dict[str, object]], bool]) ->
 
 @pytest.fixture(scope="module")
 def fresh(checkpoint: Path) -> Iterator[LiveServer]:
-    """A server of one's own, to be treated badly."""
-    with kosmos_serve("--model", str(checkpoint), "--max-waiting", "1") as live:
+    """A server to be treated badly; its environment says more than its flags, and less."""
+    environment = {"KOSMOS_MODEL": "elsewhere", "KOSMOS_SERVED_MODEL_NAME": "small,other"}
+    with kosmos_serve("--model", str(checkpoint), environment=environment) as live:
         yield live
 
 
@@ -189,13 +190,10 @@ def test_a_flag_and_its_variable_are_checked_alike(flag: str, value: str) -> Non
         assert flag in done.stderr
 
 
-def test_a_flag_wins_over_its_variable(checkpoint: Path) -> None:
-    with kosmos_serve(
-        "--model",
-        str(checkpoint),
-        environment={"KOSMOS_MODEL": "elsewhere", "KOSMOS_SERVED_MODEL_NAME": "first,second"},
-    ) as live:
-        assert [model["id"] for model in live.get("/v1/models").json()["data"]] == ["first", "second"]
+@pytest.mark.slow
+def test_a_flag_wins_over_its_variable_and_the_variable_over_the_default(fresh: LiveServer) -> None:
+    assert [model["id"] for model in fresh.get("/v1/models").json()["data"]] == ["small", "other"]
+    assert fresh.post(ask(model="other")).json()["model"] == "other"
 
 
 def test_the_http_process_never_imports_torch() -> None:
