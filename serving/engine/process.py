@@ -46,10 +46,15 @@ def run_engine(connection: Connection, settings: EngineSettings) -> None:
 def _load(settings: EngineSettings) -> Kosmos:
     import torch
 
+    from kosmos.chat import Turn, document_of_chat
     from kosmos.pretrained import load
+    from text.document import Text
 
     torch.set_flush_denormal(True)
-    return load(settings.model, device=settings.device, dtype=settings.dtype, quantize=settings.quantize)
+    model = load(settings.model, device=settings.device, dtype=settings.dtype, quantize=settings.quantize)
+    # A chat template that does not work is found now, not by the first visitor.
+    document_of_chat([Turn(role="user", content=(Text("A photo of"),))], model.chat_template)
+    return model
 
 
 def _answer_all(model: Kosmos, inbox: _Inbox, connection: Connection) -> None:

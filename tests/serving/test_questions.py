@@ -68,4 +68,6 @@ def test_a_template_that_fails_is_a_refusal_and_no_crash() -> None:
 
 
 def test_each_name_of_the_model_is_taken() -> None:
-    assert read(MODEL, user(words("A dog")), model="n").request.model == "n"
+    for name in ("m", "n"):
+        body = {"model": name, "messages": [user(words("A dog"))]}
+        assert read_question(json.dumps(body).encode(), served=("m", "n"), model=MODEL).request.model == name
