@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing.spawn as processes
 from torch import Tensor
+from torch.multiprocessing.spawn import spawn
 
 __all__ = ["add_over_ranks", "run_ranks"]
 
@@ -54,5 +54,5 @@ def run_ranks(ranks: int, work: Callable[[int, int], None], folder: Path) -> Non
     meeting.unlink(missing_ok=True)
     # One thread a process must be known before torch starts its pools in the new process.
     os.environ["OMP_NUM_THREADS"] = "1"
-    processes.spawn(_rank, args=(ranks, str(meeting.resolve()), work), nprocs=ranks)
+    spawn(_rank, args=(ranks, str(meeting.resolve()), work), nprocs=ranks)
     meeting.unlink(missing_ok=True)

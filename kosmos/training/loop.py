@@ -191,9 +191,9 @@ def train(
     start_stage, start_step = 0, 0
     if folder.state_path.exists():
         start_stage, start_step = learner.restore(folder.state_path, stages)
-        if rank == 0:
-            folder.cut_log(start_stage, start_step)
-            log.info("resumed folder=%s stage=%d step=%d", folder.path, start_stage, start_step)
+        log.info("resumed folder=%s stage=%d step=%d", folder.path, start_stage, start_step)
+    if rank == 0:
+        folder.cut_log(start_stage, start_step)
     for number in range(start_stage, len(stages)):
         stage = stages[number]
         first = start_step if number == start_stage else 0

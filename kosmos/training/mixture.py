@@ -126,6 +126,26 @@ def caption_sequence(layout: Layout, encode: Encode, caption: str, features: Byt
     return Example(ids, asked, (2,), (features,))
 
 
+def _piece(layout: Layout, units: Sequence[int | Bytes], start: int, length: int) -> tuple[Example, int]:
+    """The units from `start` on that fit into `length` rows, and the place of the first that did not."""
+    ids, asked, starts, features = [layout.begin], [False], [], []
+    for place in range(start, len(units)):
+        unit = units[place]
+        rows = [unit] if isinstance(unit, int) else layout.picture()
+        if len(ids) + len(rows) >= length:
+            break
+        if not isinstance(unit, int):
+            starts.append(len(ids) + 1)
+            features.append(unit)
+        ids.extend(rows)
+        asked.extend([isinstance(unit, int)] * len(rows))
+    else:
+        place = len(units)
+        ids.append(layout.end)
+        asked.append(True)
+    return Example(tuple(ids), tuple(asked), tuple(starts), tuple(features)), place
+
+
 def page_pieces(layout: Layout, encode: Encode, parts: Sequence[str | Bytes], length: int) -> list[Example]:
     """Pieces of a page, at most `length` rows and each with a picture: words are asked for, pictures are not.
 
@@ -135,28 +155,13 @@ def page_pieces(layout: Layout, encode: Encode, parts: Sequence[str | Bytes], le
     units: list[int | Bytes] = []
     for part in parts:
         units.extend(encode(part)) if isinstance(part, str) else units.append(part)
-    places = [place for place, unit in enumerate(units) if not isinstance(unit, int)]
-    pieces, done = [], -1
-    for place in places:
-        if place <= done:
+    pieces, taken = [], 0  # `taken`: units that earlier pieces hold
+    for place in (place for place, unit in enumerate(units) if not isinstance(unit, int)):
+        if place < taken:
             continue
-        start = max(done + 1, place - length // 4)
-        ids, asked, starts, features = [layout.begin], [False], [], []
-        for done in range(start, len(units)):
-            unit = units[done]
-            rows = [unit] if isinstance(unit, int) else layout.picture()
-            if len(ids) + len(rows) >= length:
-                break
-            if not isinstance(unit, int):
-                starts.append(len(ids) + 1)
-                features.append(unit)
-            ids.extend(rows)
-            asked.extend([isinstance(unit, int)] * len(rows))
-        else:
-            ids.append(layout.end)
-            asked.append(True)
-        if features and any(asked):
-            pieces.append(Example(tuple(ids), tuple(asked), tuple(starts), tuple(features)))
+        piece, taken = _piece(layout, units, max(taken, place - length // 4), length)
+        if any(piece.asked):
+            pieces.append(piece)
     return pieces
 
 
