@@ -132,6 +132,8 @@ def test_only_the_first_space_of_a_text_is_dropped(small_tokenizer: Tokenizer) -
     ids = [0, small_tokenizer.id_of("<grounding>"), *small_tokenizer.encode("a cat"), 2]
     assert small_tokenizer.decode(ids) == "a cat"
     assert small_tokenizer.decode(ids, keep_specials=True) == "<s><grounding> a cat</s>"
+    newline = small_tokenizer.encode("\x00")[-1] + ord("\n")  # the byte pieces follow each other
+    assert small_tokenizer.decode([newline, *ids]) == "\n a cat"
 
 
 def test_a_stream_can_go_on_from_earlier_words(small_tokenizer: Tokenizer) -> None:
