@@ -66,7 +66,7 @@ def hf_to_open_clip(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def open_clip_to_hf(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the weights of `ClipTower` for transformers, unpacking query, key and value into copies.
+    """Rename the weights of `ClipTower` for transformers, unpacking query, key and value (as views).
 
     Raises: ValueError for a weight that transformers' tower has no place for.
     """
@@ -79,8 +79,7 @@ def open_clip_to_hf(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             renamed[f"encoder.layers.{match[1]}.{_IN_LAYER[match[2]]}.{match[3]}"] = weight
         elif match and match[2] == "attn.in_proj":
             for name, part in zip(_PACKED, weight.chunk(3), strict=True):
-                # A copy: safetensors refuses tensors that share memory.
-                renamed[f"encoder.layers.{match[1]}.self_attn.{name}.{match[3]}"] = part.clone()
+                renamed[f"encoder.layers.{match[1]}.self_attn.{name}.{match[3]}"] = part
         else:
             raise ValueError(f"{key!r} has no place in transformers' CLIP tower")
     return renamed
