@@ -1,1 +1,1 @@
-"""A stream of documents, from piles of files to packed batches. Empty so far; `text.document` has the Document."""
+"""A stream of documents. sources: formats of others, one file each; the shards and their loader are still to come."""
