@@ -41,6 +41,7 @@ def in_turn(
         for name, run in contestants.items():
             start = clock()
             run()
+            taken = clock() - start
             if number:
-                seconds[name].append(clock() - start)
+                seconds[name].append(taken)
     return {name: Timed(tuple(values)) for name, values in seconds.items()}

@@ -8,6 +8,7 @@ Legend: R rows, I input features, O output features.
 from __future__ import annotations
 
 import functools
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ Method = Literal["widen", "dpbf16", "torch", "upcast"]
 PROBED_ROWS = (1, 2, 4, 8, 16, 64, 256)
 PROBED_WIDTH = 2048
 FEWEST_TURNS, MOST_TURNS, SECONDS_EACH = 3, 24, 0.03
-PROBED_WEIGHTS = 12  # 96 MB in turn: one weight alone would be read from a cache, a model's are not
+PROBED_WEIGHTS = 17  # 136 MB in turn: one weight alone would be read from a cache, a model's are not
 # "widen" is exact in its products and gives a row the same bits in any company, so a rival must be clearly faster.
 WORTH_LEAVING_EXACT = 1.15
 
@@ -78,9 +79,11 @@ def probe_bf16_plan() -> ProductPlan:
 def race(runners: Sequence[Callable[[Tensor], object]], weights: Sequence[Tensor], seconds_each: float) -> list[float]:
     """Best processor seconds of one call of each runner; they take turns and walk through the weights.
 
-    One thread and its own clock, so that neighbours on a busy machine do not decide.
+    One thread and its own clock, so that neighbours on a busy machine do not decide; each call gets the next weight,
+    or the second runner would find in the cache what the first one read.
     """
     best, spent = [float("inf")] * len(runners), [0.0] * len(runners)
+    unread = itertools.cycle(weights)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -89,7 +92,7 @@ def race(runners: Sequence[Callable[[Tensor], object]], weights: Sequence[Tensor
                 if turn >= FEWEST_TURNS and spent[index] > seconds_each:
                     continue
                 start = time.thread_time()
-                runner(weights[turn % len(weights)])
+                runner(next(unread))
                 taken = time.thread_time() - start
                 best[index], spent[index] = min(best[index], taken), spent[index] + taken
     finally:

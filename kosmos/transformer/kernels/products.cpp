@@ -102,10 +102,12 @@ void as_bf16(const void* x, int x_is_bf16, uint16_t* to, long row, long k, long 
         }
         for (int part = 0; part < 2; part++) {
             const float* from = static_cast<const float*>(x) + row * k + c + 16 * part;
-            __m512i bits = _mm512_castps_si512(_mm512_maskz_loadu_ps(static_cast<__mmask16>(mask >> (16 * part)), from));
+            __mmask16 here = static_cast<__mmask16>(mask >> (16 * part));
+            __m512i bits = _mm512_castps_si512(_mm512_maskz_loadu_ps(here, from));
             __m512i lowest = _mm512_and_si512(_mm512_srli_epi32(bits, 16), one);
             __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_add_epi32(half, lowest)), 16);
-            _mm256_store_si256(reinterpret_cast<__m256i*>(to + row * padded + c + 16 * part), _mm512_cvtepi32_epi16(rounded));
+            __m256i* place = reinterpret_cast<__m256i*>(to + row * padded + c + 16 * part);
+            _mm256_store_si256(place, _mm512_cvtepi32_epi16(rounded));
         }
     }
 }
@@ -133,7 +135,8 @@ float as_bytes(const void* x, int x_is_bf16, uint8_t* to, long row, long k, long
 // ---- register tiles ---------------------------------------------------------------------------------------------
 
 template <int M, int NB>
-inline void tile_widen(const float* x, long padded, const uint16_t* w, long k, long n, long m, bool fetch, const Result& result) {
+inline void tile_widen(const float* x, long padded, const uint16_t* w, long k, long n, long m, bool fetch,
+                       const Result& result) {
     const __m512i high = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
     __m512 sums[M][NB];
     for (int i = 0; i < M; i++)
@@ -141,7 +144,7 @@ inline void tile_widen(const float* x, long padded, const uint16_t* w, long k, l
     const long whole = k / 32 * 32;
     for (long c = 0; c < whole; c += 32) {
         if (fetch)
-            for (int j = 0; j < NB; j++) _mm_prefetch(reinterpret_cast<const char*>(w + (j + NB) * k + c), _MM_HINT_T0);
+            for (int j = 0; j < NB; j++) _mm_prefetch(reinterpret_cast<const char*>(w + (j + NB) * k + c), _MM_HINT_T1);
         __m512 wide[NB];
         for (int j = 0; j < NB; j++)
             wide[j] = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(w + j * k + c), 16));
@@ -174,14 +177,15 @@ inline void tile_widen(const float* x, long padded, const uint16_t* w, long k, l
 
 #ifdef __AVX512BF16__
 template <int M, int NB>
-inline void tile_dpbf16(const uint16_t* x, long padded, const uint16_t* w, long k, long n, long m, bool fetch, const Result& result) {
+inline void tile_dpbf16(const uint16_t* x, long padded, const uint16_t* w, long k, long n, long m, bool fetch,
+                        const Result& result) {
     __m512 sums[M][NB];
     for (int i = 0; i < M; i++)
         for (int j = 0; j < NB; j++) sums[i][j] = _mm512_setzero_ps();
     for (long c = 0; c < k; c += 32) {
         __mmask32 mask = tail32(k - c);
         if (fetch)
-            for (int j = 0; j < NB; j++) _mm_prefetch(reinterpret_cast<const char*>(w + (j + NB) * k + c), _MM_HINT_T0);
+            for (int j = 0; j < NB; j++) _mm_prefetch(reinterpret_cast<const char*>(w + (j + NB) * k + c), _MM_HINT_T1);
         __m512bh pairs[NB];
         for (int j = 0; j < NB; j++)
             pairs[j] = (__m512bh)(mask == 0xffffffffu ? _mm512_loadu_si512(w + j * k + c)
@@ -203,18 +207,19 @@ struct Bytes {  // int8 weights beside the scales that turn whole-number sums in
 };
 
 template <int M, int NB>
-inline void tile_bytes(const uint8_t* x, long padded, const int8_t* w, long k, long n, long m, bool fetch, const Bytes& bytes,
-                       const Result& result) {
+inline void tile_bytes(const uint8_t* x, long padded, const int8_t* w, long k, long n, long m, bool fetch,
+                       const Bytes& bytes, const Result& result) {
     __m512i sums[M][NB];
     for (int i = 0; i < M; i++)
         for (int j = 0; j < NB; j++) sums[i][j] = _mm512_setzero_si512();
     for (long c = 0; c < k; c += 64) {
         __mmask64 mask = tail64(k - c);
         if (fetch)
-            for (int j = 0; j < NB; j++) _mm_prefetch(reinterpret_cast<const char*>(w + (j + NB) * k + c), _MM_HINT_T0);
+            for (int j = 0; j < NB; j++) _mm_prefetch(reinterpret_cast<const char*>(w + (j + NB) * k + c), _MM_HINT_T1);
         __m512i values[NB];
         for (int j = 0; j < NB; j++)
-            values[j] = mask == ~0ull ? _mm512_loadu_si512(w + j * k + c) : _mm512_maskz_loadu_epi8(mask, w + j * k + c);
+            values[j] = mask == ~0ull ? _mm512_loadu_si512(w + j * k + c)
+                                      : _mm512_maskz_loadu_epi8(mask, w + j * k + c);
         for (int i = 0; i < M; i++) {
             __m512i value = _mm512_load_si512(x + i * padded + c);
             for (int j = 0; j < NB; j++) sums[i][j] = _mm512_dpbusd_epi32(sums[i][j], value, values[j]);
@@ -229,8 +234,8 @@ inline void tile_bytes(const uint8_t* x, long padded, const int8_t* w, long k, l
 
 // ---- blocks of weight rows --------------------------------------------------------------------------------------
 
-// How many weight rows share a tile with M activation rows: M * NB sums, NB weights and one activation fit 32 registers.
-constexpr int rows_beside(int m) { return m <= 3 ? 8 : m <= 6 ? 4 : 3; }
+// Weight rows in a tile with M activation rows: M * NB sums, NB weights and one activation fit into 32 registers.
+constexpr int rows_beside(int m) { return m <= 6 ? 4 : 3; }
 
 template <typename Tile>
 void for_block(long first, long last, int nb, Tile&& tile) {
@@ -240,7 +245,8 @@ void for_block(long first, long last, int nb, Tile&& tile) {
 }
 
 template <int M>
-void block_widen(const float* x, long padded, const uint16_t* w, long k, long first, long last, long m, bool fetch, const Result& r) {
+void block_widen(const float* x, long padded, const uint16_t* w, long k, long first, long last, long m, bool fetch,
+           const Result& r) {
     constexpr int NB = rows_beside(M);
     for_block(first, last, NB, [&](long n, bool full) {
         if (full) tile_widen<M, NB>(x, padded, w + n * k, k, n, m, fetch, r);
@@ -250,7 +256,8 @@ void block_widen(const float* x, long padded, const uint16_t* w, long k, long fi
 
 #ifdef __AVX512BF16__
 template <int M>
-void block_dpbf16(const uint16_t* x, long padded, const uint16_t* w, long k, long first, long last, long m, bool fetch, const Result& r) {
+void block_dpbf16(const uint16_t* x, long padded, const uint16_t* w, long k, long first, long last, long m, bool fetch,
+           const Result& r) {
     constexpr int NB = rows_beside(M);
     for_block(first, last, NB, [&](long n, bool full) {
         if (full) tile_dpbf16<M, NB>(x, padded, w + n * k, k, n, m, fetch, r);
@@ -260,8 +267,8 @@ void block_dpbf16(const uint16_t* x, long padded, const uint16_t* w, long k, lon
 #endif
 
 template <int M>
-void block_bytes(const uint8_t* x, long padded, const int8_t* w, long k, long first, long last, long m, bool fetch, const Bytes& b,
-                 const Result& r) {
+void block_bytes(const uint8_t* x, long padded, const int8_t* w, long k, long first, long last, long m, bool fetch,
+                 const Bytes& b, const Result& r) {
     constexpr int NB = rows_beside(M);
     for_block(first, last, NB, [&](long n, bool full) {
         if (full) tile_bytes<M, NB>(x, padded, w + n * k, k, n, m, fetch, b, r);
@@ -319,8 +326,8 @@ int kosmos_methods() {
 }
 
 // Returns 0, or 1 when there is no memory for the rearranged activations.
-int kosmos_linear_bf16(const void* x, int x_is_bf16, const uint16_t* w, const void* bias, int bias_is_bf16, void* out, int out_is_bf16,
-                       long num_x, long num_out, long k, int method) {
+int kosmos_linear_bf16(const void* x, int x_is_bf16, const uint16_t* w, const void* bias, int bias_is_bf16, void* out,
+                       int out_is_bf16, long num_x, long num_out, long k, int method) {
     const long padded = (k + 31) / 32 * 32;
     const Result result{out, num_out, out_is_bf16, bias, bias_is_bf16};
     void* memory = scratch(static_cast<size_t>(num_x) * padded * 4);
@@ -348,8 +355,9 @@ int kosmos_linear_bf16(const void* x, int x_is_bf16, const uint16_t* w, const vo
     return 0;
 }
 
-int kosmos_linear_int8(const void* x, int x_is_bf16, const int8_t* w, const float* weight_scale, const int32_t* weight_sum,
-                       const void* bias, int bias_is_bf16, void* out, int out_is_bf16, long num_x, long num_out, long k) {
+int kosmos_linear_int8(const void* x, int x_is_bf16, const int8_t* w, const float* weight_scale,
+                       const int32_t* weight_sum, const void* bias, int bias_is_bf16, void* out, int out_is_bf16,
+                       long num_x, long num_out, long k) {
     const long padded = (k + 63) / 64 * 64;
     const Result result{out, num_out, out_is_bf16, bias, bias_is_bf16};
     uint8_t* values = static_cast<uint8_t*>(scratch(static_cast<size_t>(num_x) * (padded + sizeof(float))));
