@@ -146,6 +146,11 @@ def test_a_blank_phrase_is_none_where_transformers_turns_its_span_round() -> Non
     assert start > end
 
 
+def test_controls_between_the_words_change_nothing() -> None:
+    text = f"<s>a<phrase> big<unk> cat</phrase></s>{place((0, 33))}</s>"
+    assert post_process(text).entities == (Entity("big cat", (2, 9), ((1 / 64, 1 / 64, 3 / 64, 3 / 64),)),)
+
+
 def test_a_number_of_a_thousand_digits_is_words() -> None:
     words = f"<patch_index_{'9' * 5000}>"
     assert post_process(words) == Grounded(words, ())
@@ -173,6 +178,7 @@ GENERATED = st.lists(_PARTS, max_size=10).map(lambda parts: "".join(["a", *parts
 
 @given(GENERATED.filter(lambda text: not text.rpartition("</image>")[2].startswith((" ", "<"))))
 @example(SNOWMAN)
+@example("a<phrase>b</phrase><object><object><patch_index_0003><patch_index_0004></object>z")
 @example("a<phrase><phrase>b</phrase><object><patch_index_0003><patch_index_0004></object>z")
 def test_any_text_without_those_faults_is_read_as_transformers_reads_it(text: str) -> None:
     assert post_process(text) == theirs(text)
