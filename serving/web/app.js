@@ -16,6 +16,7 @@ const NUM_HUES = 6;
 let model = null;
 let picture = null; // {dataUrl, name, ratio}
 let turns = []; // [{asked, answer}] about this picture
+let reading = Promise.resolve(); // done when the newest picture is on the page
 let running = null; // AbortController of the answer that is arriving
 let numPhrases = 0; // grounded phrases shown so far; each gets a key that joins words and boxes
 
@@ -44,14 +45,23 @@ function showControls() {
 
 // ---- the picture ---------------------------------------------------------------------------------------------------
 
-async function show(file) {
+/** Whoever asks while the picture is being read waits for it: the question is about that picture. */
+function show(file) {
   running?.abort();
+  const mine = read(file, () => mine === reading);
+  reading = mine;
+}
+
+async function read(file, isNewest) {
+  let found;
   try {
-    picture = await readPicture(file);
+    found = await readPicture(file);
   } catch (error) {
     complain(error.message);
     return;
   }
+  if (!isNewest()) return;
+  picture = found;
   startOver();
   $("stage").style.setProperty("--ratio", String(picture.ratio));
   $("picture").src = picture.dataUrl;
@@ -63,6 +73,7 @@ async function show(file) {
 
 function removePicture() {
   running?.abort();
+  reading = Promise.resolve();
   picture = null;
   $("stage").hidden = true;
   $("drop").hidden = false;
@@ -82,6 +93,7 @@ function startOver() {
 // ---- asking --------------------------------------------------------------------------------------------------------
 
 async function submit() {
+  await reading;
   const asked = $("prompt").value.trim();
   if (running || $("ask").disabled) return;
   if (!asked && !picture) {

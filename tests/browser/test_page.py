@@ -59,6 +59,18 @@ def test_a_chosen_picture_is_shown_and_the_model_goes_on(page: Page, photograph:
     expect(page.locator("#prompt")).to_have_value("")
 
 
+def test_a_question_asked_at_once_is_about_the_picture_that_is_still_being_read(page: Page, tmp_path: Path) -> None:
+    large = tmp_path / "large.png"
+    large.write_bytes(picture_bytes(width=2400, height=1600))
+    page.fill("#prompt", "A photo of")
+    page.set_input_files("#file", large)
+    with page.expect_request("**/v1/chat/completions") as request:
+        page.press("#prompt", "Enter")
+    assert "data:image/" in str(request.value.post_data)
+    assert answered(page)
+    expect(page.locator("#picture-name")).to_have_text("large.png")
+
+
 def test_a_picture_needs_no_words(page: Page, photograph: Path) -> None:
     page.set_input_files("#file", photograph)
     page.press("#prompt", "Enter")
