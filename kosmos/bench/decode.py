@@ -110,12 +110,16 @@ def _prompt(config: KosmosConfig, batch: int, **pictures: Tensor) -> Packed:
     length = latents + TEXT_TOKENS
     slots = torch.arange(IMAGE_START, IMAGE_START + latents)
     return Packed(
-        tokens=torch.randint(5, config.decoder.vocab_size, (batch * length,)),
+        tokens=_random_tokens(config, batch * length),
         lengths=(length,) * batch,
         positions=torch.arange(length).repeat(batch),
         image_rows=torch.stack([slots + copy * length for copy in range(batch)]),
         **pictures,
     )
+
+
+def _random_tokens(config: KosmosConfig, count: int) -> Tensor:
+    return torch.randint(EOS_ID + 1, config.decoder.vocab_size, (count,))
 
 
 def _our_decoding(network: KosmosModel, batch: int, bench: DecodeBench) -> Callable[[], None]:
@@ -164,7 +168,7 @@ def _batch_of(name: str) -> int:
 
 def _peer_prompt(config: KosmosConfig) -> tuple[Tensor, Tensor]:
     """Tokens [T] and 1 where the image stands [T]."""
-    tokens_T = _prompt(config, 1).tokens
+    tokens_T = _random_tokens(config, config.resampler.num_latents + TEXT_TOKENS)
     image_T = torch.zeros_like(tokens_T)
     image_T[IMAGE_START : IMAGE_START + config.resampler.num_latents] = 1
     return tokens_T, image_T

@@ -27,6 +27,14 @@ def build_peer(config: KosmosConfig, dtype: torch.dtype) -> Any:
     except ImportError:
         raise ValueError("the peer needs transformers; install kosmos-mllm[dev], or give --without-peers") from None
     decoder = config.decoder
+    eye = {
+        "hidden_size": config.tower.width,
+        "image_size": config.tower.image_size,
+        "num_hidden_layers": config.tower.num_layers,
+        "num_attention_heads": config.tower.num_heads,
+        "intermediate_size": config.tower.mlp_width,
+        "patch_size": config.tower.patch_size,
+    }
     theirs = Kosmos2Config(
         text_config={
             "vocab_size": decoder.vocab_size,
@@ -35,6 +43,7 @@ def build_peer(config: KosmosConfig, dtype: torch.dtype) -> Any:
             "ffn_dim": decoder.ffn_width,
             "attention_heads": decoder.num_heads,
         },
+        vision_config={name: value for name, value in eye.items() if value is not None},
         latent_query_num=config.resampler.num_latents,
         attn_implementation="sdpa",
     )

@@ -9,6 +9,8 @@ from kosmos.bench import decode, floors
 from kosmos.bench.decode import CASES, DecodeBench, run_decode
 from kosmos.bench.floors import matrices_of
 from kosmos.presets import preset
+from kosmos.transformer.kernels.plan import ProductPlan
+from kosmos.transformer.precision import Dtypes
 
 
 @pytest.fixture
@@ -22,6 +24,12 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> None:
         decoder=replace(whole.decoder, vocab_size=1300, num_layers=2, width=64, num_heads=2, ffn_width=128),
     )
     monkeypatch.setattr(decode, "preset", lambda name: config)
+    formats = Dtypes(
+        tower=torch.float32, hidden=torch.float32, weights=torch.bfloat16, plan=ProductPlan(beyond="widen")
+    )
+    monkeypatch.setattr(
+        decode, "choose_dtypes", lambda requested: formats
+    )  # the race takes seconds, and is not at stake
     monkeypatch.setattr(floors, "READ_BUFFER_BYTES", 1 << 20)
     monkeypatch.setattr(floors, "RATE_WIDTH", 64)
 
@@ -34,6 +42,16 @@ def test_every_case_comes_out_with_both_limits() -> None:
         assert figure.ours > 0
         assert figure.limit > 0
         assert (figure.read_limit is None) == (case == "prefill-image")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("toy")
+def test_the_peer_runs_beside_us_in_every_case() -> None:
+    for figure in run_decode(DecodeBench(rounds=1, steps=2)):
+        wide = {"transformers-float32", "transformers-bfloat16"}
+        expected = wide if figure.case == "prefill-image" else {"transformers-batch8"}
+        assert set(figure.peers) == expected | {"transformers"}
+        assert all(value > 0 for value in figure.peers.values())
 
 
 @pytest.mark.usefixtures("toy")
