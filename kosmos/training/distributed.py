@@ -44,14 +44,15 @@ def run_ranks(ranks: int, work: Callable[[int, int], None], folder: Path) -> Non
     """Call `work(rank, ranks)` in `ranks` new processes and wait; `work` must be picklable. One rank runs right here.
 
     Args:
-        folder: where the processes find each other (a file of this run, removed first if an old one is left).
+        folder: of this run alone; the processes find each other by a file there.
     """
     if ranks == 1:
         torch.set_flush_denormal(True)
         work(0, 1)
         return
+    for left_by_a_killed_run in folder.glob("meeting-*"):
+        left_by_a_killed_run.unlink()
     meeting = folder / f"meeting-{os.getpid()}"
-    meeting.unlink(missing_ok=True)
     # One thread a process must be known before torch starts its pools in the new process.
     os.environ["OMP_NUM_THREADS"] = "1"
     spawn(_rank, args=(ranks, str(meeting.resolve()), work), nprocs=ranks)

@@ -1,6 +1,6 @@
 """How a model is trained, as plain values: mixture, optimiser, schedule, stages. No torch here.
 
-`TINY` is the recipe of the built-in model; docs/training.md says what each choice was compared with.
+`TINY` is the recipe of the built-in model; docs/training.md says what came of it.
 """
 
 from __future__ import annotations
@@ -61,11 +61,13 @@ class RewardRecipe:
     pictures: int = 40
     samples: int = 5
     max_tokens: int = 20
-    learning_rate: float = 1e-4
-    warmup_steps: int = 20
+    learning_rate: float = 2e-4
+    warmup_steps: int = 10
     cross_entropy: float = 0.2
     average_decay: float = 0.98
-    validate_every: int = 50
+    validate_every: int = 20
+    log_every: int = 5
+    save_every: int = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,5 +85,5 @@ class Recipe:
     save_every: int = 250
 
 
-TINY = Recipe(name="tiny", optimiser=OptimiserRecipe(steps=2600), reward=RewardRecipe(steps=500))
+TINY = Recipe(name="tiny", optimiser=OptimiserRecipe(steps=2600), reward=RewardRecipe(steps=80))
 RECIPES = {"tiny": TINY}

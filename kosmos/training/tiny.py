@@ -28,6 +28,7 @@ from kosmos.training.features import Bytes, Eye, cached_features, restored
 from kosmos.training.loop import Learner, RunFolder, Stage, train
 from kosmos.training.mixture import CaptionSet, Layout, Mixture, caption_sequence, packed, page_pieces
 from kosmos.training.objective import KosmosObjective, Sum
+from kosmos.training.precision import Precision, autocast, chosen_precision
 from kosmos.training.recipe import Recipe
 from kosmos.training.reward import RewardObjective
 from kosmos.training.rollout import caption_rollout
@@ -104,8 +105,8 @@ def prepare(recipe: Recipe, paths: Paths, *, told: Callable[[str], None]) -> Non
     for name in shard_names("val"):
         _shard_features(paths, eye, name, 0)
     for view in range(recipe.mixture.views):
+        told(f"features of the photographs, view {view + 1} of {recipe.mixture.views}")
         for name in shard_names("train"):
-            told(f"features of {name}, view {view + 1} of {recipe.mixture.views}")
             _shard_features(paths, eye, name, view)
     for split in ("train", "val"):
         _page_features(paths, eye, pages(paths.data, split), split)
@@ -217,7 +218,14 @@ class _Validation:
 
 
 def _work(
-    recipe: Recipe, paths: Paths, metric: MetricOf, reward: MetricOf, progress: Progress | None, rank: int, ranks: int
+    recipe: Recipe,
+    paths: Paths,
+    precision: str,
+    metric: MetricOf,
+    reward: MetricOf,
+    progress: Progress | None,
+    rank: int,
+    ranks: int,
 ) -> None:
     """What every rank does; the ranks differ in their share of each batch alone."""
     config = preset(recipe.name)
@@ -238,12 +246,13 @@ def _work(
         metric([item.captions for item in held_out]),
     )
     judge = reward(mixture.captions.captions)
-    stages = _stages(recipe, model, mixture, validation, judge, tokenizer)
+    stages = _stages(recipe, precision, model, mixture, validation, judge, tokenizer)
     train(Learner(model), stages, RunFolder(paths.run), seed=recipe.seed, rank=rank, ranks=ranks, progress=progress)
 
 
 def _stages(
     recipe: Recipe,
+    precision: str,
     model: KosmosModel,
     mixture: Mixture,
     validation: _Validation,
@@ -252,18 +261,19 @@ def _stages(
 ) -> list[Stage]:
     words = KosmosObjective(model, recipe.optimiser.label_smoothing)
     rewarded = RewardObjective(model, mixture.layout, recipe.reward, judge.score, tokenizer.decode)
-    every = {"log_every": recipe.log_every, "save_every": recipe.save_every}
 
     def word_losses(step: int, rank: int, ranks: int) -> dict[str, Sum]:
         # Every rank names every kind, also one its share has none of: ranks add what stands in the same place.
         nothing = {kind: Sum(torch.zeros(()), 0.0, 1.0) for kind in mixture.kinds}
-        return {**nothing, **words.losses(mixture.batch(step, rank, ranks))}
+        with autocast(precision):
+            return {**nothing, **words.losses(mixture.batch(step, rank, ranks))}
 
     def reward_losses(step: int, rank: int, ranks: int) -> dict[str, Sum]:
         # The words go on being learnt beside the reward, on batches the first stage has not used up.
         kept = word_losses(recipe.optimiser.steps + step, rank, ranks)
         weighed = {name: replace(part, weight=recipe.reward.cross_entropy) for name, part in kept.items()}
-        return {**rewarded.losses(mixture, step, rank, ranks), **weighed}
+        with autocast(precision):
+            return {**rewarded.losses(mixture, step, rank, ranks), **weighed}
 
     second = replace(
         recipe.optimiser,
@@ -272,23 +282,24 @@ def _stages(
         warmup_steps=recipe.reward.warmup_steps,
         average_decay=recipe.reward.average_decay,
     )
-    first_validation, second_validation = recipe.validate_every, recipe.reward.validate_every
     return [
         Stage(
             name="words",
             optimiser=recipe.optimiser,
             losses=word_losses,
             validate=validation,
-            validate_every=first_validation,
-            **every,
+            validate_every=recipe.validate_every,
+            log_every=recipe.log_every,
+            save_every=recipe.save_every,
         ),
         Stage(
             name="reward",
             optimiser=second,
             losses=reward_losses,
             validate=validation,
-            validate_every=second_validation,
-            **every,
+            validate_every=recipe.reward.validate_every,
+            log_every=recipe.reward.log_every,
+            save_every=recipe.reward.save_every,
         ),
     ]
 
@@ -300,6 +311,7 @@ def train_tiny(
     metric: MetricOf,
     reward: MetricOf,
     ranks: int,
+    precision: Precision = "auto",
     told: Callable[[str], None],
     progress: Progress | None = None,
 ) -> None:
@@ -308,20 +320,27 @@ def train_tiny(
     Args:
         metric: makes the judge of validation captions from their references.  reward: that of the reward stage.
         ranks: processes that share the work, one thread each.
+        precision: of matrix products; `auto` takes bfloat16 only where a short race shows a clear gain.
         told: hears what is being prepared.
     """
-    _keep_config(recipe, paths, ranks)
+    used = _keep_config(recipe, paths, ranks, precision)
     prepare(recipe, paths, told=told)
-    run_ranks(ranks, partial(_work, recipe, paths, metric, reward, progress), paths.run)
+    run_ranks(ranks, partial(_work, recipe, paths, used, metric, reward, progress), paths.run)
     told("writing the checkpoint")
     export(preset(recipe.name), paths.run / "state.pt", load_eye(), paths.tokenizer.read_bytes(), paths.output)
 
 
-def _keep_config(recipe: Recipe, paths: Paths, ranks: int) -> None:
-    """Write what this run is, or hold it against what the run folder says: a resumed run must be the same run."""
-    wanted = json.dumps({"recipe": asdict(recipe), "ranks": ranks}, indent=2) + "\n"
+def _keep_config(recipe: Recipe, paths: Paths, ranks: int, precision: Precision) -> str:
+    """Write what this run is, or hold it against what the run folder says: a resumed run must be the same run.
+
+    Returns: the number format in use; a resumed run keeps the one it began with.
+    """
     paths.run.mkdir(parents=True, exist_ok=True)
     path = paths.run / "config.json"
-    if path.exists() and path.read_text("utf-8") != wanted:
+    before = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    used = str(before["precision"]) if before and precision == "auto" else chosen_precision(precision)
+    wanted = json.dumps({"recipe": asdict(recipe), "ranks": ranks, "precision": used}, indent=2) + "\n"
+    if before and before != json.loads(wanted):
         raise ValueError(f"{path} describes another run; give a new folder by --run, or the same options as before")
     path.write_text(wanted, "utf-8")
+    return used

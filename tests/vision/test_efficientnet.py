@@ -1,4 +1,4 @@
-"""The built-in eye equals timm's network with the same weights, folded norms, odd sizes and all, without importing it."""
+"""The built-in eye equals timm's network with the same weights, folded norms and odd sizes, without importing it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ LATER = {
 
 def _timm_names(published: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
     """The published state dict under timm's names."""
-    blocks = [f"blocks.{s}.{j}" for s, stage in enumerate(network.get_submodule("blocks")) for j in range(len(stage))]
+    stages = [list(stage.children()) for stage in network.get_submodule("blocks").children()]
+    blocks = [f"blocks.{s}.{j}" for s, stage in enumerate(stages) for j in range(len(stage))]
     renamed = {}
     for name, tensor in published.items():
         inner = re.match(r"_blocks\.(\d+)\.(\w+)\.(\w+)", name)

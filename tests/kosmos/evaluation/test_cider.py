@@ -33,8 +33,8 @@ def test_raw_captions_become_the_published_tokens(kosmos_data: Path, name: str) 
 
 
 def test_the_only_reference_itself_scores_ten() -> None:
-    references = [["a red bus on the road".split()], ["two dogs play".split()]]
-    assert corpus_cider_d(["a red bus on the road".split(), "two dogs play".split()], references)[1][0] == 10.0
+    references = [[["a", "red", "bus", "on", "the", "road"]], [["two", "dogs", "play"]]]
+    assert corpus_cider_d([["a", "red", "bus", "on", "the", "road"], ["two", "dogs", "play"]], references)[1][0] == 10.0
 
 
 def test_ngrams_that_every_picture_has_count_nothing() -> None:
@@ -42,23 +42,25 @@ def test_ngrams_that_every_picture_has_count_nothing() -> None:
 
 
 def test_repeating_a_word_gains_nothing() -> None:
-    references = [["a cat sits on a mat".split()], ["two dogs play".split()]]
+    references = [[["a", "cat", "sits", "on", "a", "mat"]], [["two", "dogs", "play"]]]
     metric = CiderD(references)
-    assert metric.score("cat cat cat cat".split(), 0) < metric.score("cat".split(), 0)
+    assert metric.score(["cat", "cat", "cat", "cat"], 0) < metric.score(["cat"], 0)
 
 
 def test_longer_than_the_reference_scores_less() -> None:
-    metric = CiderD([["a red bus".split()], ["two dogs".split()]])
-    assert metric.score("a red bus of old and far away lands".split(), 0) < metric.score("a red bus of old".split(), 0)
+    metric = CiderD([[["a", "red", "bus"]], [["two", "dogs"]]])
+    assert metric.score(["a", "red", "bus", "of", "old", "and", "far", "away", "lands"], 0) < metric.score(
+        ["a", "red", "bus", "of", "old"], 0
+    )
 
 
 def test_an_empty_caption_scores_nothing() -> None:
-    assert CiderD([["a red bus".split()], ["two dogs".split()]]).score([], 0) == 0.0
+    assert CiderD([[["a", "red", "bus"]], [["two", "dogs"]]]).score([], 0) == 0.0
 
 
 def test_missing_references_are_refused() -> None:
     with pytest.raises(ValueError, match="at least one"):
-        CiderD([["a".split()], []])
+        CiderD([[["a"]], []])
     with pytest.raises(ValueError, match="2 candidates for 1"):
         corpus_cider_d([["a"], ["b"]], [[["a"]]])
 

@@ -1,4 +1,4 @@
-"""A batch follows from seed and step alone; words are asked for, pictures and prompts are not; shares make the whole."""
+"""A batch follows from seed and step alone; words are asked for, pictures and prompts not; shares make the whole."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_the_shares_of_the_ranks_make_the_whole_batch() -> None:
 def test_an_epoch_shows_every_caption_once() -> None:
     mixture = _mixture(captions=5)
     turns = [mixture._turn("caption", len(mixture.pairs), 5, step) for step in range(8)]
-    first, second = [sorted(sum(turns[part : part + 4], [])) for part in (0, 4)]
+    first, second = [sorted(index for turn in turns[part : part + 4] for index in turn) for part in (0, 4)]
     assert first == second == list(range(2 * PICTURES))
     assert turns[:4] != turns[4:]
 
@@ -115,7 +115,7 @@ def test_latents_lie_on_the_rows_of_their_own_picture() -> None:
 
 @pytest.mark.parametrize("length", [12, 16, 40])
 def test_pieces_of_a_page_keep_pictures_whole_and_stay_short(length: int) -> None:
-    parts = ["aa " * 20, _features(1), "bbb " * 30, _features(2), _features(3), "cc"]
+    parts: list[str | Bytes] = ["aa " * 20, _features(1), "bbb " * 30, _features(2), _features(3), "cc"]
     pieces = page_pieces(LAYOUT, _encode, parts, length)
     assert all(len(piece.ids) <= length and piece.ids[0] == LAYOUT.begin for piece in pieces)
     assert [int(stored[0, 0]) for piece in pieces for stored in piece.features] == [1, 2, 3]
