@@ -75,15 +75,19 @@ class Example:
 
 @dataclass(frozen=True)
 class CaptionSet:
-    """Pictures with captions; `views[v]` holds the features of all pictures in view v, one array a shard."""
+    """Pictures with captions; `views[v]` holds the features of all pictures in view v, one array a shard.
+
+    All shards but the last hold equally many pictures.
+    """
 
     captions: Sequence[tuple[str, ...]]
     views: Sequence[Sequence[Bytes]]
-    shard_size: int
 
     def features(self, picture: int, view: int) -> Bytes:
         """Stored features [49, 1280] of one view."""
-        found: Bytes = self.views[view][picture // self.shard_size][picture % self.shard_size]
+        shards = self.views[view]
+        shard, place = divmod(picture, len(shards[0]))
+        found: Bytes = shards[shard][place]
         return found
 
 

@@ -38,8 +38,6 @@ from vision.efficientnet import folded_weights, registry_weights
 
 __all__ = ["CaptionMetric", "Paths", "build_mixture", "load_eye", "prepare", "shard_names", "train_tiny"]
 
-SHARD = 500  # pictures in a tar
-TRAIN_SHARDS, VALIDATION_SHARDS = 12, 2
 BOOK_SHARE_OF_WORDS = 4  # every 4th chunk of a book teaches the vocabulary: captions are what it is for
 VALIDATION_TOKENS = 24
 VALIDATION_BATCH = 50
@@ -79,9 +77,9 @@ def load_eye() -> Eye:
     return eye.eval()
 
 
-def shard_names(split: str) -> list[str]:
+def shard_names(data: Path, split: str) -> list[str]:
     """Names of the tars of a split, without folder and ending."""
-    return [f"{split}-{number:06d}" for number in range(TRAIN_SHARDS if split == "train" else VALIDATION_SHARDS)]
+    return sorted(path.stem for path in (data / "flickr8k").glob(f"{split}-*.tar"))
 
 
 def _shard_features(paths: Paths, eye: Eye, name: str, view: int) -> Bytes:
@@ -102,11 +100,11 @@ def prepare(recipe: Recipe, paths: Paths, *, told: Callable[[str], None]) -> Non
     """Compute what a run needs once: features of every view, and the words. Finished pieces are not done again."""
     paths.run.mkdir(parents=True, exist_ok=True)
     eye = load_eye()
-    for name in shard_names("val"):
+    for name in shard_names(paths.data, "val"):
         _shard_features(paths, eye, name, 0)
     for view in range(recipe.mixture.views):
         told(f"features of the photographs, view {view + 1} of {recipe.mixture.views}")
-        for name in shard_names("train"):
+        for name in shard_names(paths.data, "train"):
             _shard_features(paths, eye, name, view)
     for split in ("train", "val"):
         _page_features(paths, eye, pages(paths.data, split), split)
@@ -150,7 +148,7 @@ def build_mixture(recipe: Recipe, paths: Paths, tokenizer: Tokenizer, layout: La
     eye = Eye()  # never asked: every feature is in the cache
     documents = pages(paths.data, "train")
     stored = iter(_page_features(paths, eye, documents, "train"))
-    views = range(recipe.mixture.views)
+    views, shards = range(recipe.mixture.views), shard_names(paths.data, "train")
     pieces = [
         piece
         for page in documents
@@ -168,8 +166,7 @@ def build_mixture(recipe: Recipe, paths: Paths, tokenizer: Tokenizer, layout: La
         seed=recipe.seed,
         captions=CaptionSet(
             captions=[item.captions for item in photographs(paths.data, "train")],
-            views=[[_shard_features(paths, eye, name, view) for name in shard_names("train")] for view in views],
-            shard_size=SHARD,
+            views=[[_shard_features(paths, eye, name, view) for name in shards] for view in views],
         ),
         caption_texts=caption_texts(paths.data, kept_out=photographs(paths.data, "val")),
         books=_book_ids(paths, tokenizer, "train"),
@@ -236,7 +233,7 @@ def _work(
     model.tower.requires_grad_(False)
     mixture = build_mixture(recipe, paths, tokenizer, layout)
     held_out = photographs(paths.data, "val")[: recipe.validation_pictures]
-    features = [_shard_features(paths, Eye(), name, 0) for name in shard_names("val")]
+    features = [_shard_features(paths, Eye(), name, 0) for name in shard_names(paths.data, "val")]
     validation = _Validation(
         model,
         layout,

@@ -36,7 +36,7 @@ def _features(number: int) -> Bytes:
 
 def _mixture(**shares: int) -> Mixture:
     views = [[np.stack([_features(10 * view + p) for p in range(s, s + SHARD)]) for s in (0, 5)] for view in range(2)]
-    captions = CaptionSet([(f"a {'x' * (n + 1)}", "bb b") for n in range(PICTURES)], views, SHARD)
+    captions = CaptionSet([(f"a {'x' * (n + 1)}", "bb b") for n in range(PICTURES)], views)
     recipe = MixtureRecipe(
         **{"captions": 6, "caption_texts": 2, "book_chunks": 1, "chunk_length": 8, "views": 2} | shares
     )
