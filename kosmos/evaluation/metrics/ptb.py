@@ -11,7 +11,7 @@ import re
 __all__ = ["ptb_tokens"]
 
 _BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
-_DROPPED = frozenset(("''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"))
+_DROPPED = frozenset(("''", "'", "``", "`", '"', ".", "?", "!", ",", ":", "-", ";"))
 _QUOTES = str.maketrans(
     {"\u2019": "'", "\u2018": "`", "\u201c": '"', "\u201d": '"', "\u2026": "...", "\u2013": "--", "\u2014": "--"}
 )
@@ -76,21 +76,23 @@ _TOKEN = re.compile(
     r"""
       https?://\S+ | www\.\S+
     | [\w.+-]+@[\w-]+\.[\w.]+                              # a mail address
-    | \$(?=\d) | [#%&@*=+<>~^|\\/$]                        # marks that stand alone
+    | (?-i:[A-Z]+(?:[+&][A-Z]+)+)                          # AT&T, B&W
+    | \#[a-z_]\w* | [\#%&@*=+<>~^|\\/$]                   # a hashtag; marks that stand alone
     | \d+(?:[.,:/-]\d+)+                                   # 1,000  3.5  10:30  1/2
     | (?:[a-z]\.){2,}                                      # u.s.
     | (?:"""
     + "|".join(_ABBREVIATIONS)
     + r""")\.(?=\s|$)
-    | '(?:s|m|d|re|ve|ll)\b                                # 's after its word
-    | n't\b
-    | \w+(?:[-/&]\w+)*                                     # words, with their inner hyphens
-    | \.\.\. | -{2,} | ``|'' | [()\[\]{}] | \S
+    | '(?:s|m|d|re|ve|ll|em)\b | n't\b                     # 's after its word
+    | o'clock\b | ma'am\b | [dol]'[a-z]\w*                # o'neill
+    | \w+(?:[-/]\w+)*                                      # words, with their inner hyphens
+    | \.{3,5} | -{2,} | [!?]+ | ``|'' | [()\[\]{}] | \S
     """,
-    re.VERBOSE,
+    re.VERBOSE | re.IGNORECASE,
 )
-_NEGATED = re.compile(r"\b(\w+?)n't\b")
-_CLITIC = re.compile(r"(?<=\w)'(s|m|d|re|ve|ll)\b")
+_NEGATED = re.compile(r"\b(\w+?)(n't)\b", re.IGNORECASE)
+_CLITIC = re.compile(r"(?<=\w)('(?:s|m|d|re|ve|ll))\b", re.IGNORECASE)
+_ELLIPSIS_OR_DASH = re.compile(r"\.{3,}|-{2,}")
 
 
 def ptb_tokens(caption: str) -> list[str]:
@@ -98,10 +100,9 @@ def ptb_tokens(caption: str) -> list[str]:
 
     Example: `ptb_tokens("The man's dog isn't here.")` is `["the", "man", "'s", "dog", "is", "n't", "here"]`.
     """
-    text = caption.translate(_QUOTES).lower()
-    text = _CLITIC.sub(r" '\1", _NEGATED.sub(r"\1 n't", text))
+    text = _CLITIC.sub(r" \1", _NEGATED.sub(r"\1 \2", caption.translate(_QUOTES)))
     tokens: list[str] = []
     for match in _TOKEN.finditer(text):
-        token = match[0]
+        token = match[0].lower()
         tokens.extend(_TWO_WORDS.get(token, (_BRACKETS.get(token, token.replace("/", r"\/")),)))
-    return [token for token in tokens if token not in _DROPPED and token != '"']
+    return [token for token in tokens if token not in _DROPPED and not _ELLIPSIS_OR_DASH.fullmatch(token)]
