@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from kosmos.transformer.kernels.memory import use_large_pages
 from kosmos.transformer.kernels.plan import Method, ProductPlan, multiply, probe_bf16_plan, race
 from kosmos.transformer.kernels.products import load_products
 from kosmos.transformer.linear import Linear, set_plan
@@ -76,6 +77,7 @@ def store_weights(decoder: nn.Module, dtypes: Dtypes) -> None:
         if tensor.is_floating_point():
             tensor.data = tensor.data.to(dtypes.weights if id(tensor) in matrices else dtypes.hidden)
     set_plan(decoder, dtypes.plan)
+    use_large_pages(decoder)
 
 
 @functools.cache

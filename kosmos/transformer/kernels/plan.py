@@ -29,7 +29,7 @@ PROBED_WIDTH = 2048
 FEWEST_TURNS, MOST_TURNS, SECONDS_EACH = 3, 24, 0.03
 PROBED_WEIGHTS = 17  # 136 MB in turn: one weight alone would be read from a cache, a model's are not
 # "widen" is exact in its products and gives a row the same bits in any company, so a rival must be clearly faster.
-WORTH_LEAVING_EXACT = 1.15
+WORTH_LEAVING_EXACT = 1.1
 
 
 @dataclass(frozen=True, kw_only=True)

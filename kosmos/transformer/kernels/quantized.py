@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kosmos.transformer.kernels.memory import use_large_pages
 from kosmos.transformer.kernels.products import load_products
 from kosmos.transformer.linear import Linear
 
@@ -103,6 +104,7 @@ def quantize(module: nn.Module, mode: QuantizeMode) -> None:
             if isinstance(child, Linear):
                 with torch.no_grad():
                     setattr(parent, name, kind(child.weight, child.bias))
+    use_large_pages(module)
 
 
 def stored_bytes(module: nn.Module) -> int:
