@@ -1,4 +1,4 @@
-"""Large pages for large weights: a token reads all of them, and translating addresses page by page costs a tenth of that.
+"""Large pages for large weights: a token reads all of them, and translating addresses costs a tenth of that.
 
 Linux gives pages of 2 MB to memory that asks for them before it is first written. Elsewhere nothing happens.
 """
