@@ -21,6 +21,7 @@ __all__ = ["GROUP", "Int4Linear", "Int8Linear", "QuantizeMode", "quantize", "sto
 
 QuantizeMode = Literal["int4", "int8"]
 GROUP = 32  # inputs that share a 4-bit scale
+NARROW_HEAD = 512  # inputs; below, an output head is never stored in 4 bits
 OUTPUT_MULTIPLE = 16  # torch's 4-bit product wants outputs in such multiples
 OUTPUTS_AT_A_TIME = 4096  # bounds the memory of fitting a large head
 SHRINKS = (1.0, 0.95, 0.9, 0.85, 0.8)  # ranges tried for each group; clipping a little often rounds the rest better
@@ -93,7 +94,8 @@ class Int4Linear(nn.Module):
 def quantize(module: nn.Module, mode: QuantizeMode) -> None:
     """Replace every `Linear` inside `module` by a quantised one; embeddings, norms and everything else stay.
 
-    A head that is tied to an embedding gets its own 8- or 4-bit copy, while the lookup keeps the table.
+    A head that is tied to an embedding gets its own 8- or 4-bit copy, while the lookup keeps the table; a narrow head
+    has 8 bits in either mode, since it decides between words and rounds too coarsely in 4 (docs/training.md).
     Raises: ValueError for an unknown mode.
     """
     if mode not in ("int4", "int8"):
@@ -102,8 +104,9 @@ def quantize(module: nn.Module, mode: QuantizeMode) -> None:
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, Linear):
+                narrow_head = name == "head" and child.in_features < NARROW_HEAD
                 with torch.no_grad():
-                    setattr(parent, name, kind(child.weight, child.bias))
+                    setattr(parent, name, (Int8Linear if narrow_head else kind)(child.weight, child.bias))
     use_large_pages(module)
 
 

@@ -81,3 +81,11 @@ def test_an_unknown_mode_is_refused_before_anything_changes() -> None:
     with pytest.raises(ValueError, match="unknown quantisation 'int3'; known: int4, int8"):
         quantize(stack, "int3")  # type: ignore[arg-type]
     assert isinstance(stack[0], Linear)
+
+
+@pytest.mark.parametrize(("width", "kind"), [(256, Int8Linear), (512, Int4Linear)])
+def test_a_narrow_head_keeps_eight_bits(width: int, kind: type[nn.Module]) -> None:
+    stack = nn.ModuleDict({"head": Linear(width, 64, bias=False), "inner": Linear(width, 64)})
+    quantize(stack, "int4")
+    assert type(stack["head"]) is kind
+    assert type(stack["inner"]) is Int4Linear
