@@ -39,6 +39,7 @@ from kosmos.weight_files import (
 from vision.encoder import build_tower
 
 __all__ = [
+    "CARD",
     "CHAT_TEMPLATE",
     "HEAD",
     "TOKENIZER",
@@ -161,7 +162,8 @@ def checkpoint_folder(path: str | os.PathLike[str]) -> Path:
         raise ValueError(f"{folder} is not a folder; give a checkpoint or a run folder")
     if any((folder / name).exists() for name in (WEIGHTS, INDEX)):
         return folder
-    return newest_step(folder)
+    finished = folder / "checkpoint"  # what `kosmos train` leaves at its end
+    return finished if (finished / WEIGHTS).exists() else newest_step(folder)
 
 
 # ---- models without weights, and weights into models ----

@@ -66,6 +66,9 @@ def generate(
     each = [options] * len(prompts) if isinstance(options, GenerationOptions) else list(options)
     if len(each) != len(prompts):
         raise ValueError(f"{len(each)} options for {len(prompts)} prompts; give one for all or one each")
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}; give at least 1")
+    each = [_fit(model, prompt, option) for prompt, option in zip(prompts, each, strict=True)]
     results: dict[int, Generation] = {}
     searching = [index for index in range(len(prompts)) if each[index].num_beams > 1]
     plain = [index for index in range(len(prompts)) if each[index].num_beams == 1]
@@ -76,10 +79,8 @@ def generate(
             pass
         results.update(zip(members, (_answer(processor, request) for request in requests), strict=True))
     for members in _alike(searching, each, batch_size):
-        fitted = _fit(model, prompts[members[0]], each[members[0]])
-        for member in members[1:]:
-            fitted = min(fitted, _fit(model, prompts[member], each[member]), key=lambda option: option.max_new_tokens)
-        results.update(zip(members, search_beams(model, processor, [prompts[m] for m in members], fitted), strict=True))
+        found = search_beams(model, processor, [prompts[index] for index in members], each[members[0]])
+        results.update(zip(members, found, strict=True))
     return [results[index] for index in range(len(prompts))]
 
 

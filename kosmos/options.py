@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TypedDict
 
 __all__ = ["GenerationFields", "GenerationOptions"]
@@ -40,6 +40,10 @@ class GenerationOptions:
 
     def __post_init__(self) -> None:
         """Raises: ValueError that names the option, its value and what it may be."""
+        stop: object = self.stop
+        if isinstance(stop, list):  # people write lists; options are keys of groups and must be hashable
+            object.__setattr__(self, "stop", tuple(stop))
+        _check_types(self)
         checks = {
             "max_new_tokens": (self.max_new_tokens >= 1, "at least 1"),
             "min_new_tokens": (0 <= self.min_new_tokens <= self.max_new_tokens, "between 0 and max_new_tokens"),
@@ -51,7 +55,8 @@ class GenerationOptions:
             "no_repeat_ngram_size": (self.no_repeat_ngram_size >= 0, "0 (off) or more"),
             "num_beams": (1 <= self.num_beams <= 64, "between 1 and 64"),
             "length_penalty": (-10.0 <= self.length_penalty <= 10.0, "between -10 and 10"),
-            "stop": (all(self.stop) and not isinstance(self.stop, str), "a tuple of non-empty strings"),
+            "stop": (all(self.stop), "a tuple of non-empty strings"),
+            "seed": (self.seed is None or 0 <= self.seed < 2**63, "None, or 0 to 2**63 - 1"),
             "logprobs": (0 <= self.logprobs <= 20, "between 0 and 20"),
         }
         for name, (good, range_) in checks.items():
@@ -59,6 +64,22 @@ class GenerationOptions:
                 raise ValueError(f"{name}={getattr(self, name)!r}; give {range_}")
         if self.num_beams > 1 and self.temperature > 0:
             raise ValueError("num_beams > 1 is a search and needs temperature=0; set one of them back")
+
+
+def _check_types(options: GenerationOptions) -> None:
+    """Raises: ValueError for a value of another type than its field says; a whole number may stand for a fraction."""
+    for entry in fields(options):
+        value = getattr(options, entry.name)
+        if entry.name == "stop":
+            good = isinstance(value, tuple) and all(isinstance(string, str) for string in value)
+        elif entry.name == "seed" and value is None:
+            good = True
+        else:
+            good = isinstance(value, int | float if entry.type == "float" else int) and not isinstance(value, bool)
+        if not good:
+            kinds = {"stop": "a tuple of strings", "seed": "a whole number or None"}
+            wanted = kinds.get(entry.name, "a number" if entry.type == "float" else "a whole number")
+            raise ValueError(f"{entry.name}={value!r}; give {wanted}")
 
 
 class GenerationFields(TypedDict, total=False):

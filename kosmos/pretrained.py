@@ -6,9 +6,11 @@ transformers, by folder or hub id. Each method is one call of a module below.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
+from types import MappingProxyType
 from typing import Unpack
 
 import torch
@@ -22,7 +24,7 @@ from kosmos.model import KosmosModel
 from kosmos.options import GenerationFields, GenerationOptions
 from kosmos.processor import Encoded, Processor
 from kosmos.score import Score, embed, score
-from kosmos.transformer.kernels.quantized import QuantizeMode
+from kosmos.transformer.kernels.quantized import Int4Linear, Int8Linear, QuantizeMode
 from kosmos.transformer.kernels.quantized import quantize as quantize_linears
 from kosmos.transformer.precision import Requested, choose_dtypes, store_weights
 from text.document import Document, Prompt, Text, document_of
@@ -31,17 +33,32 @@ from text.tokenizer import Tokenizer
 __all__ = ["Kosmos", "load"]
 
 BUILT_IN = ("tiny",)
+NOTICES = ("NOTICE*", "LICENSE*")
 
 
 class Kosmos:
     """A network and its processor. `network` and `processor` are open for those who need the parts."""
 
     def __init__(
-        self, network: KosmosModel, processor: Processor, *, name: str, chat_template: str, tokenizer_model: bytes
+        self,
+        network: KosmosModel,
+        processor: Processor,
+        *,
+        name: str,
+        chat_template: str,
+        tokenizer_model: bytes,
+        card: str = "",
+        notices: Mapping[str, bytes] = MappingProxyType({}),
     ) -> None:
+        """
+        Args:
+            card: the model card it came with.
+            notices: licence files it came with, by name; they go wherever the weights go.
+        """
         self.network, self.processor = network.eval(), processor
         self.name, self.chat_template = name, chat_template
         self._tokenizer_model = tokenizer_model
+        self._card, self._notices = card, notices
 
     def generate(
         self, prompts: Sequence[Prompt], *, batch_size: int = 64, **options: Unpack[GenerationFields]
@@ -96,12 +113,15 @@ class Kosmos:
 
         Raises: ValueError for a quantised model, whose weights are no longer there.
         """
+        if any(isinstance(part, Int4Linear | Int8Linear) for part in self.network.modules()):
+            raise ValueError("a quantised model cannot be saved; load it without quantize and save that")
         checkpoint.save_checkpoint(
             self.network,
             folder,
             tokenizer_model=self._tokenizer_model,
             chat_template=self.chat_template,
-            card=f"# {self.name}\n\nSaved by Kosmos from {self.name}.\n",
+            card=self._card or f"# {Path(self.name).name}\n",
+            extra_files=self._notices,
         )
 
 
@@ -127,25 +147,42 @@ def load(
         raise ValueError("deterministic means float32 without quantisation; drop dtype and quantize")
     torch.set_flush_denormal(True)
     place = _device(device)
-    network, tokenizer_model, chat_template = _open(str(name), place)
+    opened = _open(str(name), place)
+    network = opened.network
     _set_dtypes(network, "float32" if deterministic else dtype, place)
     if quantize is not None:
         quantize_linears(network.decoder, quantize)
     network.set_deterministic(on=deterministic)
-    tokenizer = Tokenizer(tokenizer_model, specials=network.config.tokenizer.specials)
+    tokenizer = Tokenizer(opened.tokenizer_model, specials=network.config.tokenizer.specials)
     return Kosmos(
         network,
         Processor(tokenizer, network.config),
         name=str(name),
-        chat_template=chat_template,
-        tokenizer_model=tokenizer_model,
+        chat_template=opened.chat_template,
+        tokenizer_model=opened.tokenizer_model,
+        card=opened.card,
+        notices=opened.notices,
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Opened:
+    """What a name stood for."""
+
+    network: KosmosModel
+    tokenizer_model: bytes
+    chat_template: str = DEFAULT_CHAT_TEMPLATE
+    card: str = ""
+    notices: Mapping[str, bytes] = field(default_factory=dict)
+
+
 def _device(device: str) -> torch.device:
-    if device != "auto":
-        return torch.device(device)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError):
+        raise ValueError(f"device {device!r} is not there; give auto, cpu, or a GPU of this machine") from None
 
 
 def _set_dtypes(network: KosmosModel, requested: Requested, device: torch.device) -> None:
@@ -157,16 +194,22 @@ def _set_dtypes(network: KosmosModel, requested: Requested, device: torch.device
     store_weights(network.decoder, chosen)
 
 
-def _open(name: str, device: torch.device) -> tuple[KosmosModel, bytes, str]:
-    """The network, its SentencePiece model and its chat template."""
+def _open(name: str, device: torch.device) -> _Opened:
     path = Path(str(files("kosmos") / name)) if name in BUILT_IN else Path(name)
     if path.exists() and not huggingface.is_kosmos2(path):
-        folder = checkpoint.checkpoint_folder(path)
-        network = checkpoint.load_model(folder, device, torch.float32)
-        template = folder / checkpoint.CHAT_TEMPLATE
-        chat_template = template.read_text(encoding="utf-8") if template.exists() else DEFAULT_CHAT_TEMPLATE
-        return network, (folder / checkpoint.TOKENIZER).read_bytes(), chat_template
+        return _open_folder(checkpoint.checkpoint_folder(path), device)
     if not path.exists() and name.startswith((".", "/", "~")):
         raise ValueError(f"{name} is not there; give `tiny`, a checkpoint or run folder, or a hub id")
     network, tokenizer_model = huggingface.load_kosmos2(name, device, torch.float32)
-    return network, tokenizer_model, DEFAULT_CHAT_TEMPLATE
+    return _Opened(network=network, tokenizer_model=tokenizer_model)
+
+
+def _open_folder(folder: Path, device: torch.device) -> _Opened:
+    template, card = folder / checkpoint.CHAT_TEMPLATE, folder / checkpoint.CARD
+    return _Opened(
+        network=checkpoint.load_model(folder, device, torch.float32),
+        tokenizer_model=(folder / checkpoint.TOKENIZER).read_bytes(),
+        chat_template=template.read_text(encoding="utf-8") if template.exists() else DEFAULT_CHAT_TEMPLATE,
+        card=card.read_text(encoding="utf-8") if card.exists() else "",
+        notices={file.name: file.read_bytes() for kind in NOTICES for file in sorted(folder.glob(kind))},
+    )

@@ -16,6 +16,8 @@ from kosmos.options import GenerationOptions
 
 __all__ = ["choose_tokens", "constrain", "repeated_ngram_endings", "top_logprobs"]
 
+SMALLEST_TEMPERATURE = 1e-6  # colder ones draw the same token; a division by them is not a number
+
 
 def repeated_ngram_endings(ids: Sequence[int], size: int) -> list[int]:
     """Tokens that would complete an n-gram of `size` tokens that `ids` already holds."""
@@ -80,9 +82,10 @@ def _draw(logits_NV: Tensor, options: Sequence[GenerationOptions], generators: S
         return torch.tensor(values, dtype=torch.float32, device=logits_NV.device)[:, None]
 
     vocabulary = logits_NV.shape[-1]
-    sorted_NV, ids_NV = torch.sort(
-        logits_NV / column([option.temperature for option in options]), dim=-1, descending=True, stable=True
-    )
+    # Measured from the best logit, so that even the smallest temperature cannot overflow.
+    below_NV = logits_NV - logits_NV.amax(dim=-1, keepdim=True)
+    temperatures = column([max(option.temperature, SMALLEST_TEMPERATURE) for option in options])
+    sorted_NV, ids_NV = torch.sort(below_NV / temperatures, dim=-1, descending=True, stable=True)
     rank = torch.arange(vocabulary, device=logits_NV.device)
     sorted_NV = sorted_NV.masked_fill(
         rank >= column([float(option.top_k or vocabulary) for option in options]), float("-inf")

@@ -26,7 +26,10 @@ class CaptionFile:
 
     def __init__(self, path: Path, *, retry_errors: bool) -> None:
         """Raises: ValueError if another run is writing to it; OSError if it cannot be written."""
-        self._path = path
+        # A link stays a link, and what is no file of ours is never rewritten.
+        self._path = path = path.resolve()
+        if path.exists() and not path.is_file():
+            raise ValueError(f"{path} is not a file; choose another --output")
         self.names: set[str] = set()
         self.num_damaged = 0
         self._file = _locked(path)
@@ -49,7 +52,8 @@ class CaptionFile:
         """Learn which pictures have a line; rewrite the file only if a line must go."""
         kept: list[bytes] = []
         dropped = 0
-        for line in self._path.read_bytes().splitlines(keepends=True):
+        lines = self._path.read_bytes().splitlines(keepends=True)
+        for line in lines:
             name, is_error = _named(line)
             if name is None:
                 self.num_damaged += 1
@@ -58,12 +62,16 @@ class CaptionFile:
                 continue
             kept.append(line)
             self.names.add(name)
+        if any(line.endswith(b"\n") for line in lines) and not any(_named(line)[0] for line in lines):
+            os.close(self._file)
+            raise ValueError(f"{self._path} holds no line of captions but others; choose another --output")
         if dropped:
             self._replace(b"".join(kept))
 
     def _replace(self, content: bytes) -> None:
         temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         renewed = _locked(temporary)
+        os.fchmod(renewed, os.fstat(self._file).st_mode & 0o7777)
         _write(renewed, content)
         temporary.replace(self._path)
         os.close(self._file)

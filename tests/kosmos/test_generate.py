@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -176,3 +177,36 @@ def test_embeddings_are_means_that_do_not_depend_on_neighbours(small_tokenizer: 
 def test_a_single_prompt_instead_of_a_list_is_refused(small_tokenizer: Tokenizer) -> None:
     with pytest.raises(ValueError, match="list"):
         model(small_tokenizer).generate("a man")
+
+
+def test_a_neighbour_near_the_models_end_does_not_shorten_another_beam_search(small_tokenizer: Tokenizer) -> None:
+    kosmos = model(small_tokenizer)
+    longest = kosmos.network.config.decoder.max_length
+    ids = small_tokenizer.encode("water " * 2000)
+    long = small_tokenizer.decode(ids[: longest - 4])
+    together = kosmos.generate([PROMPT, long], num_beams=2, max_new_tokens=9, min_new_tokens=9)
+    assert together[0].ids == kosmos.generate([PROMPT], num_beams=2, max_new_tokens=9, min_new_tokens=9)[0].ids
+    assert len(together[1].ids) < 9
+
+
+def test_wrong_batch_sizes_and_devices_are_refused_in_our_own_words(small_tokenizer: Tokenizer) -> None:
+    from kosmos.pretrained import load
+
+    with pytest.raises(ValueError, match="batch_size=0"):
+        model(small_tokenizer).generate([PROMPT], batch_size=0)
+    with pytest.raises(ValueError, match="device 'nowhere'"):
+        load("tiny", device="nowhere")
+
+
+def test_notices_travel_with_the_weights_and_a_quantised_model_is_not_saved(tmp_path: Path) -> None:
+    from kosmos.pretrained import load
+
+    kosmos = load("tiny", dtype="float32")
+    kosmos.save(tmp_path / "copy")
+    names = {file.name for file in (tmp_path / "copy").iterdir()}
+    assert {"NOTICE.txt", "LICENSE-Apache-2.0.txt", "README.md"} <= names
+    assert "non-commercial" in (tmp_path / "copy" / "README.md").read_text()
+    again = load(tmp_path / "copy", dtype="float32")
+    assert again.generate([PROMPT])[0].ids == kosmos.generate([PROMPT])[0].ids
+    with pytest.raises(ValueError, match="quantised model cannot be saved"):
+        load("tiny", dtype="float32", quantize="int8").save(tmp_path / "other")

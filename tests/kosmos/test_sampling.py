@@ -63,6 +63,12 @@ def test_a_row_draws_the_same_alone_and_among_others() -> None:
     assert together == alone
 
 
+def test_the_coldest_temperature_is_greedy_and_not_a_nan() -> None:
+    options = GenerationOptions(temperature=1e-45, seed=0)
+    logits = torch.tensor([[1.0, 30.0, -5.0]])
+    assert choose_tokens(logits, [options], [torch.Generator().manual_seed(0)]) == [1]
+
+
 def test_repetition_penalty_shrinks_seen_tokens_whatever_their_sign() -> None:
     logits = torch.tensor([[2.0, -2.0, 1.0, -1.0]])
     penalised = constrain(logits, [GenerationOptions(repetition_penalty=2.0)], [[0, 1, 0]], [0], EOS)
@@ -112,6 +118,12 @@ def test_top_logprobs_come_best_first() -> None:
         {"num_beams": 2, "temperature": 0.5},
         {"stop": ("",)},
         {"logprobs": 21},
+        {"max_new_tokens": 1.5},
+        {"temperature": "1"},
+        {"stop": (1,)},
+        {"stop": None},
+        {"seed": 2**70},
+        {"seed": 1.5},
     ],
 )
 def test_an_option_out_of_range_is_refused_by_name(fields: dict[str, object]) -> None:

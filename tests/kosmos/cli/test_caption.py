@@ -122,12 +122,35 @@ def test_two_runs_never_write_to_one_file(checkpoint: Path, folder: Path, tmp_pa
 
 def test_a_repaired_file_is_still_locked(tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
-    output.write_text("damaged\n")
+    output.write_text('{"image": "a.png", "caption": "a man"}\ndamaged\n')
     with CaptionFile(output, retry_errors=False) as first:
         assert first.num_damaged == 1
         with open(output, "rb") as again, pytest.raises(BlockingIOError):
             fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
     assert os.listdir(tmp_path) == ["out.jsonl"], "nothing is left beside it"
+
+
+def test_a_file_that_holds_something_else_is_refused_and_untouched(tmp_path: Path) -> None:
+    output = tmp_path / "notes.txt"
+    output.write_text("my notes\nvery precious\n")
+    with pytest.raises(ValueError, match="choose another --output"):
+        CaptionFile(output, retry_errors=False)
+    assert output.read_text() == "my notes\nvery precious\n"
+    with pytest.raises(ValueError, match="not a file"):
+        CaptionFile(Path("/dev/null"), retry_errors=False)
+
+
+def test_a_link_stays_a_link_and_its_file_is_the_one_repaired(tmp_path: Path) -> None:
+    real, link = tmp_path / "real.jsonl", tmp_path / "link.jsonl"
+    good = '{"image": "a.png", "caption": "a man"}\n'
+    real.write_text(good + '{"image": "b.p')
+    real.chmod(0o600)
+    link.symlink_to(real)
+    with CaptionFile(link, retry_errors=False) as file:
+        assert file.num_damaged == 1
+    assert link.is_symlink()
+    assert real.read_text() == good
+    assert real.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_name_that_is_no_utf8_is_escaped(checkpoint: Path, tmp_path: Path) -> None:
