@@ -74,7 +74,7 @@ def generate(
     plain = [index for index in range(len(prompts)) if each[index].num_beams == 1]
     for start in range(0, len(plain), batch_size):
         members = plain[start : start + batch_size]
-        requests = [_request(model, processor, prompts[index], each[index]) for index in members]
+        requests = [_request(processor, prompts[index], each[index]) for index in members]
         for _ in _steps(model, processor, requests):
             pass
         results.update(zip(members, (_answer(processor, request) for request in requests), strict=True))
@@ -95,7 +95,7 @@ def stream(
         generation = generate(model, processor, [prompt], options)[0]
         yield StreamPiece(generation.text, generation)
         return
-    request = _request(model, processor, prompt, options)
+    request = _request(processor, prompt, _fit(model, prompt, options))
     for _ in _steps(model, processor, [request]):
         text = request.watch.take()
         if text and request.reason is None:
@@ -155,13 +155,12 @@ def _check_end(request: _Request, token: int, eos_id: int) -> None:
         request.watch.close()
 
 
-def _request(model: KosmosModel, processor: Processor, prompt: Encoded, options: GenerationOptions) -> _Request:
-    fitted = _fit(model, prompt, options)
+def _request(processor: Processor, prompt: Encoded, options: GenerationOptions) -> _Request:
     generator = torch.Generator().manual_seed(options.seed if options.seed is not None else secrets.randbits(63))
     image_id = processor.tokenizer.image_id
     return _Request(
         encoded=prompt,
-        options=fitted,
+        options=options,
         generator=generator,
         watch=StopWatch(processor.tokenizer, options.stop),
         seen=[token for token in prompt.ids if token != image_id],

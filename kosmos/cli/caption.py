@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from kosmos.cli.caption_file import CaptionFile
-from kosmos.cli.flags import add_model_arguments, add_sampling_arguments, options_of
+from kosmos.cli.flags import PICTURE_ENDINGS, add_model_arguments, add_sampling_arguments, options_of
 
 if TYPE_CHECKING:
     from kosmos.options import GenerationOptions
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from vision.image import Picture
 
 __all__ = ["add_arguments", "run"]
-
-PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
 
 class _Found(NamedTuple):

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kosmos.cli.flags import add_model_arguments, add_sampling_arguments, options_of
+from kosmos.cli.flags import PICTURE_ENDINGS, add_model_arguments, add_sampling_arguments, options_of
 
 if TYPE_CHECKING:
     from kosmos.answer import Generation
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["add_arguments", "run"]
 
-PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 COMMANDS = "/image PATH adds a picture, /reset starts over, /quit ends"
 
 

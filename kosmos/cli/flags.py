@@ -1,4 +1,4 @@
-"""Flags of generation, shared by the verbs that generate; checked by `GenerationOptions` itself."""
+"""Flags and file endings shared by the verbs that generate; options are checked by `GenerationOptions` itself."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import fields
 
 from kosmos.options import GenerationOptions
 
-__all__ = ["add_model_arguments", "add_sampling_arguments", "options_of"]
+__all__ = ["PICTURE_ENDINGS", "add_model_arguments", "add_sampling_arguments", "options_of"]
 
+PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 QUANTIZE = ("none", "int4", "int8")
 
 

@@ -102,12 +102,6 @@ def _in_and_out(x: Tensor, num_out: int) -> tuple[Tensor, Tensor]:
     return x.contiguous(), x.new_empty(*x.shape[:-1], num_out)
 
 
-def _made(out: Tensor, failed: int) -> Tensor:
-    if failed:
-        raise MemoryError(f"no memory to rearrange the activations of a result of {list(out.shape)}; give fewer rows")
-    return out
-
-
 def _pointer_and_kind(tensor: Tensor | None) -> tuple[int | None, bool]:
     return (None, False) if tensor is None else (tensor.data_ptr(), tensor.dtype == torch.bfloat16)
 
