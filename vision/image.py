@@ -197,7 +197,7 @@ def _from_numbers(image: Image.Image) -> Picture:
         if _tiff_tag(image, _BITS) == 32 and _tiff_tag(image, _SIGN) == 1:
             numbers = numbers.view(np.uint32)  # Pillow has no unsigned mode of 32 bits
         levels = np.nan_to_num(numbers.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-        top = levels.max()
+        top = float(np.max(levels))
         white = next((white for white in _WHITES[image.mode] if top <= white), top)
         grey = (np.clip(levels / white, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
     if _tiff_tag(image, _MEANING) == 0:  # zero is white, which Pillow minds in pictures of 8 bits only

@@ -9,6 +9,7 @@ Legend: R rows of all sequences, N sequences of a group, T their padded length, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -16,7 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kosmos.transformer.cache import CachedSequence, PagedCache
-from kosmos.transformer.groups import PaddedGroup, cached_groups, padded_groups
+from kosmos.transformer.groups import CachedGroup, PaddedGroup, cached_groups, padded_groups
+from kosmos.transformer.kernels.paged_attention import PagedRows, PageTable, load_paged_rows
 from kosmos.transformer.positions import XPos
 from kosmos.transformer.tiles import attend_in_tiles
 
@@ -218,7 +220,25 @@ class PagedAttention:
             positions += range(sequence.length, sequence.length + length)
         self.slots_R = torch.tensor(slots, dtype=torch.long, device=device)
         self.positions_R = torch.tensor(positions, dtype=torch.long, device=device)
-        self.groups = cached_groups(cache, self.sequences, self.lengths)
+        self.kernel = self._kernel()
+
+    def _kernel(self) -> PagedRows | None:
+        """The compiled attention, for steps in which every sequence has one new row."""
+        store = self.cache.keys_LSHK
+        fits = store.device.type == "cpu" and store.dtype == torch.float32 and set(self.lengths) == {1}
+        return load_paged_rows() if fits and not self.tiled else None
+
+    @cached_property
+    def table(self) -> PageTable:
+        """Where the compiled attention finds each row's keys."""
+        cache, keys = self.cache, [sequence.length + 1 for sequence in self.sequences]
+        block = cache.num_slots if self.rotation is None else self.rotation.block
+        return PageTable.of([sequence.pages for sequence in self.sequences], keys, cache.page_size, block)
+
+    @cached_property
+    def groups(self) -> list[CachedGroup]:
+        """Rows that torch's attention takes together."""
+        return cached_groups(self.cache, self.sequences, self.lengths)
 
     def advance(self) -> None:
         """Count the new rows as stored."""
@@ -238,6 +258,8 @@ class PagedAttention:
         values_SHK.index_copy_(0, self.slots_R, value_RHK.to(values_SHK.dtype))
         if self.tiled:
             return self._in_tiles(query_RHK, keys_SHK, values_SHK)
+        if self.kernel is not None and query_RHK.dtype == torch.float32:
+            return self.kernel.attend(self._toward_blocks(query_RHK), keys_SHK, values_SHK, self.table)
         in_one_block = self.rotation is None or max(g.num_keys for g in self.groups) <= self.rotation.block
         if self.rotation is not None and in_one_block:
             query_RHK = self.rotation.rotate_queries(query_RHK, self.positions_R)
@@ -258,6 +280,17 @@ class PagedAttention:
                 positions = self.positions_R[group.start : group.stop]
                 outputs.append(_mix_cached_blocks(self.rotation, positions, query_NQHK, key_NTHK, value_NTHK))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+    def _toward_blocks(self, query_RHK: Tensor) -> Tensor:
+        """Queries as they meet the keys of each rotation block: [R, B, H, K]."""
+        rotation = self.rotation
+        if rotation is None:
+            return query_RHK[:, None]
+        blocks = -(-self.table.pages_RP.shape[1] // self.table.pages_a_block)
+        if blocks == 1:
+            return rotation.rotate_queries(query_RHK, self.positions_R)[:, None]
+        turned = [rotation.rotate_queries(query_RHK, self.positions_R, key_block=block) for block in range(blocks)]
+        return torch.stack(turned, dim=1)
 
     def _in_tiles(self, query_RHK: Tensor, keys_SHK: Tensor, values_SHK: Tensor) -> Tensor:
         outputs = []

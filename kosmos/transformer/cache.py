@@ -48,6 +48,11 @@ class PagedCache:
         self._references = [0] * num_pages
 
     @property
+    def num_slots(self) -> int:
+        """Tokens that all pages hold together."""
+        return len(self._references) * self.page_size
+
+    @property
     def num_free_pages(self) -> int:
         """Pages no sequence holds."""
         return self._references.count(0)

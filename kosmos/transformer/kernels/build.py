@@ -1,8 +1,8 @@
-"""Build the compiled products once for this processor and keep the library in the user's cache.
+"""Build the compiled kernels once for this processor and keep the library in the user's cache.
 
-Nothing happens at import. The cache key covers the source, the compiler, its flags and torch, so a changed machine
+Nothing happens at import. The cache key covers the sources, the compiler, its flags and torch, so a changed machine
 builds anew; a digest beside the library catches a damaged file before it is loaded. Whatever is missing (compiler,
-AVX-512, a writable cache) is logged once and answered by None: torch's own products then do the work.
+AVX2, a writable cache) is logged once and answered by None: torch's own operations then do the work.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -24,9 +25,12 @@ import torch
 __all__ = ["SWITCH", "cache_folder", "load_library"]
 
 SWITCH = "KOSMOS_KERNELS"  # set to "off": never compile or load, use torch's products only
-SOURCE = Path(__file__).with_name("products.cpp")
+FOLDER = Path(__file__).with_name("native")
 COMPILE_TIMEOUT_S = 180
-NEEDED = ("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "avx512_vnni")
+# What torch calls a feature, and what the compiler does. The widest set that the processor has whole is taken.
+WIDE = {"avx512_f": "avx512f", "avx512_bw": "avx512bw", "avx512_dq": "avx512dq", "avx512_vl": "avx512vl"}
+WIDE |= {"avx512_vnni": "avx512vnni", "fma3": "fma"}
+NARROW = {"avx2": "avx2", "fma3": "fma"}
 FLAGS = ("-O3", "-std=c++17", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-exceptions", "-fno-rtti")
 
 log = logging.getLogger(__name__)
@@ -38,11 +42,11 @@ class _UnavailableError(RuntimeError):
 
 @functools.cache
 def load_library() -> ctypes.CDLL | None:
-    """The compiled library, built on first use; None where it cannot be had (the reason is logged)."""
+    """The compiled kernels, built on first use; None where they cannot be had (the reason is logged)."""
     try:
         return _open_or_build()
     except (_UnavailableError, OSError, subprocess.SubprocessError) as reason:
-        log.info("compiled products are off, torch's are used: %s", reason)
+        log.info("compiled kernels are off, torch's are used: %s", reason)
         return None
 
 
@@ -60,7 +64,7 @@ def _open_or_build() -> ctypes.CDLL:
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     _refuse_foreign(folder)
-    library = folder / f"products-{_key(compiler, flags)}.so"
+    library = folder / f"kernels-{_key(compiler, flags)}.so"
     if not _is_whole(library):
         _build(compiler, flags, library)
     return ctypes.CDLL(str(library))
@@ -72,11 +76,11 @@ def _processor_flags() -> tuple[str, ...]:
             f"they are written for Linux on x86-64, this is {platform.system()} on {platform.machine()}"
         )
     has = torch.cpu.get_capabilities()
-    missing = [name for name in NEEDED if not has.get(name)]
-    if missing:
-        raise _UnavailableError(f"the processor lacks {', '.join(missing)}")
-    chosen = [*NEEDED, "fma"] + (["avx512_bf16"] if has.get("avx512_bf16") else [])
-    return tuple("-m" + name.replace("_", "") for name in chosen)
+    for features in (WIDE, NARROW):
+        if all(has.get(name) for name in features):
+            bf16 = ("-mavx512bf16",) if features is WIDE and has.get("avx512_bf16") else ()
+            return (*(f"-m{flag}" for flag in features.values()), *bf16)
+    raise _UnavailableError("the processor lacks AVX2 or FMA")
 
 
 def _compiler() -> str:
@@ -89,7 +93,8 @@ def _compiler() -> str:
 
 def _key(compiler: str, flags: tuple[str, ...]) -> str:
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=30, check=True).stdout
-    parts = (SOURCE.read_text(encoding="utf-8"), compiler, version, " ".join(flags), torch.__version__)
+    sources = (file.read_text(encoding="utf-8") for file in sorted(FOLDER.iterdir()) if file.is_file())
+    parts = (*sources, compiler, version, " ".join(flags), torch.__version__)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 
 
@@ -114,12 +119,14 @@ def _is_whole(library: Path) -> bool:
 
 
 def _build(compiler: str, flags: tuple[str, ...], library: Path) -> None:
-    log.info("compiling the matrix products for this processor (once)")
-    with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
-        made, linked = Path(scratch, "products.o"), Path(scratch, "products.so")
-        _run([compiler, *flags, "-c", str(SOURCE), "-o", str(made)])
+    log.info("compiling the kernels for this processor (once)")
+    sources = sorted(FOLDER.glob("*.cpp"))
+    with tempfile.TemporaryDirectory(dir=library.parent) as scratch, ThreadPoolExecutor() as compilers:
+        made, linked = [Path(scratch, f"{source.stem}.o") for source in sources], Path(scratch, "kernels.so")
+        commands = ([compiler, *flags, "-c", str(s), "-o", str(o)] for s, o in zip(sources, made, strict=True))
+        list(compilers.map(_run, commands))
         # linked without OpenMP on purpose: the symbols come from the runtime that torch loaded: one pool of threads
-        _run([compiler, "-shared", str(made), "-o", str(linked)])
+        _run([compiler, "-shared", *map(str, made), "-o", str(linked)])
         digest = Path(scratch, "digest")
         digest.write_text(hashlib.sha256(linked.read_bytes()).hexdigest())
         os.replace(linked, library)

@@ -61,7 +61,7 @@ def multiply(method: Method, x: Tensor, weight_OI: Tensor, bias_O: Tensor | None
         bias_O = None if bias_O is None else bias_O.float()
         return F.linear(x.float(), weight_OI.float(), bias_O).to(x.dtype)
     products = load_products()
-    if products is None:
+    if products is None or method not in products.methods:
         return multiply("torch", x, weight_OI, bias_O)
     return products.bf16(x, weight_OI, bias_O, method)
 

@@ -9,18 +9,20 @@ from __future__ import annotations
 import ctypes
 import functools
 import logging
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from kosmos.transformer.kernels.build import load_library
 
-__all__ = ["Products", "load_products"]
+__all__ = ["GROUP", "Products", "load_products"]
 
 log = logging.getLogger(__name__)
 
 POINTER, INT, LONG = ctypes.c_void_p, ctypes.c_int, ctypes.c_long
 ACTIVATIONS = (torch.float32, torch.bfloat16)
+GROUP = 32  # inputs that share a 4-bit scale, as in native/int4.cpp
 
 
 class Products:
@@ -31,7 +33,9 @@ class Products:
         self._bf16.argtypes = [POINTER, INT, POINTER, POINTER, INT, POINTER, INT, LONG, LONG, LONG, INT]
         self._int8 = library.kosmos_linear_int8
         self._int8.argtypes = [POINTER, INT, *[POINTER] * 4, INT, POINTER, INT, LONG, LONG, LONG]
-        self.methods = ("widen", "dpbf16")[: library.kosmos_methods()]
+        self._int4 = library.kosmos_linear_int4
+        self._int4.argtypes = [POINTER, INT, *[POINTER] * 3, INT, POINTER, INT, LONG, LONG, LONG]
+        self.methods = ("widen", "dpbf16")[: library.kosmos_bf16_methods()]
 
     def bf16(self, x: Tensor, weight_OI: Tensor, bias_O: Tensor | None, method: str) -> Tensor:
         """[..., I] fp32 or bf16 times a bf16 weight; returns [..., O] in the dtype of x.
@@ -40,22 +44,7 @@ class Products:
             method: `widen` turns weights to fp32 in registers (exact products); `dpbf16` rounds x to bf16 and uses the
                 processor's bf16 dot product.
         """
-        x, out = _in_and_out(x, weight_OI.shape[0])
-        rows = x.numel() // weight_OI.shape[1] if weight_OI.shape[1] else 0
-        failed = self._bf16(
-            *_pointer_and_kind(x),
-            weight_OI.data_ptr(),
-            *_pointer_and_kind(bias_O),
-            *_pointer_and_kind(out),
-            rows,
-            *weight_OI.shape,
-            self.methods.index(method),
-        )
-        if failed:
-            raise MemoryError(
-                f"no memory to rearrange {rows} rows of {weight_OI.shape[1]} activations; give fewer rows"
-            )
-        return out
+        return _called(x, self._bf16, weight_OI.shape, [weight_OI], bias_O, self.methods.index(method))
 
     def int8(self, x: Tensor, weight_OI: Tensor, scale_O: Tensor, sum_O: Tensor, bias_O: Tensor | None) -> Tensor:
         """[..., I] times an int8 weight; each row of x is rounded to int8 with its own scale.
@@ -64,23 +53,20 @@ class Products:
             scale_O: fp32, the value of one step of each output's weights.
             sum_O: int32, sum of each output's int8 weights.
         """
-        x, out = _in_and_out(x, weight_OI.shape[0])
-        rows = x.numel() // weight_OI.shape[1] if weight_OI.shape[1] else 0
-        failed = self._int8(
-            *_pointer_and_kind(x),
-            weight_OI.data_ptr(),
-            scale_O.data_ptr(),
-            sum_O.data_ptr(),
-            *_pointer_and_kind(bias_O),
-            *_pointer_and_kind(out),
-            rows,
-            *weight_OI.shape,
-        )
-        if failed:
-            raise MemoryError(
-                f"no memory to rearrange {rows} rows of {weight_OI.shape[1]} activations; give fewer rows"
-            )
-        return out
+        return _called(x, self._int8, weight_OI.shape, [weight_OI, scale_O, sum_O], bias_O)
+
+    def int4(self, x: Tensor, packed_OB: Tensor, steps_OG: Tensor, bias_O: Tensor | None) -> Tensor:
+        """[..., I] times a 4-bit weight in groups of 32 inputs; activations are not rounded.
+
+        Args:
+            packed_OB: uint8, 16 bytes a group: byte j holds value j in its low half and value j + 16 in its high half.
+            steps_OG: int32, the bits of a bf16 scale (upper half) and a bf16 base (lower half) a group;
+                weight = value * scale + base.
+        """
+        num_groups = steps_OG.shape[1]
+        if -(-x.shape[-1] // GROUP) != num_groups:
+            raise ValueError(f"{x.shape[-1]} inputs for a weight of {num_groups} groups of {GROUP}")
+        return _called(x, self._int4, (packed_OB.shape[0], x.shape[-1]), [packed_OB, steps_OG], bias_O)
 
 
 @functools.cache
@@ -96,10 +82,27 @@ def load_products() -> Products | None:
     return products
 
 
-def _in_and_out(x: Tensor, num_out: int) -> tuple[Tensor, Tensor]:
+def _called(
+    x: Tensor,
+    product: Callable[..., int],
+    shape_OI: Sequence[int],
+    weight: Sequence[Tensor],
+    bias_O: Tensor | None,
+    *rest: int,
+) -> Tensor:
+    """Call `product` with x, the tensors that make up the weight, bias, result and sizes."""
     if x.dtype not in ACTIVATIONS or x.device.type != "cpu":
         raise TypeError(f"compiled products take fp32 or bf16 on the cpu, not {x.dtype} on {x.device}")
-    return x.contiguous(), x.new_empty(*x.shape[:-1], num_out)
+    x, (num_out, num_in) = x.contiguous(), shape_OI
+    if x.shape[-1] != num_in:
+        raise ValueError(f"{x.shape[-1]} inputs for a weight of {num_in}")
+    out = x.new_empty(*x.shape[:-1], num_out)
+    rows = x.numel() // num_in if num_in else 0
+    pointers = [part.data_ptr() for part in weight]
+    kinds = (*_pointer_and_kind(bias_O), *_pointer_and_kind(out))
+    if product(*_pointer_and_kind(x), *pointers, *kinds, rows, num_out, num_in, *rest):
+        raise MemoryError(f"no memory to rearrange {rows} rows of {num_in} activations; give fewer rows")
+    return out
 
 
 def _pointer_and_kind(tensor: Tensor | None) -> tuple[int | None, bool]:

@@ -7,6 +7,7 @@ Legend: R rows, I input features, O output features, G groups of inputs.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -14,16 +15,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kosmos.transformer.kernels.memory import use_large_pages
-from kosmos.transformer.kernels.products import load_products
+from kosmos.transformer.kernels.products import GROUP, load_products
 from kosmos.transformer.linear import Linear
 
 __all__ = ["GROUP", "Int4Linear", "Int8Linear", "QuantizeMode", "quantize", "stored_bytes"]
 
 QuantizeMode = Literal["int4", "int8"]
-GROUP = 32  # inputs that share a 4-bit scale
 NARROW_HEAD = 512  # inputs; below, an output head is never stored in 4 bits
 OUTPUT_MULTIPLE = 16  # torch's 4-bit product wants outputs in such multiples
-OUTPUTS_AT_A_TIME = 4096  # bounds the memory of fitting a large head
+WEIGHTS_AT_A_TIME = 1 << 18  # rounded together: they and what is made of them stay in a processor's cache
 SHRINKS = (1.0, 0.95, 0.9, 0.85, 0.8)  # ranges tried for each group; clipping a little often rounds the rest better
 
 
@@ -37,9 +37,11 @@ class Int8Linear(nn.Module):
 
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
         super().__init__()
-        wide_OI = weight_OI.detach().float()
-        scale_O = (wide_OI.abs().amax(1) / 127).clamp_min(torch.finfo(torch.float32).tiny)
-        values_OI = (wide_OI / scale_O[:, None]).round_().clamp_(-127, 127).to(torch.int8)
+        values_OI, scale_O = torch.empty(weight_OI.shape, dtype=torch.int8), torch.empty(len(weight_OI))
+        for rows in _row_slices(weight_OI):
+            wide_OI = weight_OI[rows].detach().float()
+            scale_O[rows] = (wide_OI.abs().amax(1) / 127).clamp_min(torch.finfo(torch.float32).tiny)
+            values_OI[rows] = (wide_OI / scale_O[rows, None]).round_().clamp_(-127, 127)
         self.register_buffer("values_OI", values_OI)
         self.register_buffer("scale_O", scale_O)
         self.register_buffer("sum_O", values_OI.sum(1, dtype=torch.int32))
@@ -64,28 +66,32 @@ class Int8Linear(nn.Module):
 
 
 class Int4Linear(nn.Module):
-    """A frozen linear layer with packed 4-bit weights: value = (q - 8) * scale + zero, q in 0..15."""
+    """A frozen linear layer with packed 4-bit weights: value = q * scale + base, q in 0..15.
+
+    The layout is that of the compiled product where there is one, else that of torch's own.
+    """
 
     packed: Tensor
-    scale_and_zero_GO2: Tensor
+    steps: Tensor
     bias_O: Tensor | None
 
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
         super().__init__()
         self.num_out, self.num_in = weight_OI.shape
-        padding = (0, -self.num_in % GROUP, 0, -self.num_out % OUTPUT_MULTIPLE)
-        parts = F.pad(weight_OI.detach(), padding).split(OUTPUTS_AT_A_TIME)
-        fitted = [_fit_groups(part.float()) for part in parts]
-        quarters_OI = torch.cat([quarters for quarters, _, _ in fitted])
-        scale_GO, zero_GO = (torch.cat([part[index] for part in fitted], dim=1) for index in (1, 2))
-        self.register_buffer("packed", torch._convert_weight_to_int4pack_for_cpu(quarters_OI, 1))
-        self.register_buffer("scale_and_zero_GO2", torch.stack([scale_GO, zero_GO], dim=-1).contiguous())
+        self.compiled = load_products() is not None and weight_OI.device.type == "cpu"
+        pack = _pack_for_compiled if self.compiled else _pack_for_torch
+        packed, steps = pack(*_fit(weight_OI.detach()))
+        self.register_buffer("packed", packed)
+        self.register_buffer("steps", steps)
         self.register_buffer("bias_O", None if bias_O is None else bias_O.detach().float())
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., I] -> [..., O]."""
+        products = load_products() if self.compiled else None
+        if products is not None:
+            return products.int4(x, self.packed, self.steps, self.bias_O)
         x_RI = F.pad(x.reshape(-1, x.shape[-1]).float(), (0, -self.num_in % GROUP))
-        out_RO: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(x_RI, self.packed, GROUP, self.scale_and_zero_GO2)
+        out_RO: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(x_RI, self.packed, GROUP, self.steps)
         out_RO = out_RO[:, : self.num_out]
         out_RO = out_RO if self.bias_O is None else out_RO + self.bias_O
         return out_RO.to(x.dtype).reshape(*x.shape[:-1], -1)
@@ -116,21 +122,57 @@ def stored_bytes(module: nn.Module) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
-def _fit_groups(weight_OI: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Per group: the range that gives the least squared error, then q int32 [O, I], scale [G, O], zero [G, O]."""
-    grouped = weight_OI.unflatten(1, (-1, GROUP))
-    low, high = grouped.amin(-1, keepdim=True), grouped.amax(-1, keepdim=True)
+def _row_slices(weight_OI: Tensor) -> Iterator[slice]:
+    """Outputs to round together."""
+    at_a_time = max(WEIGHTS_AT_A_TIME // max(weight_OI.shape[1], 1), 1)
+    for start in range(0, weight_OI.shape[0], at_a_time):
+        yield slice(start, start + at_a_time)
+
+
+def _fit(weight_OI: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """4-bit values uint8 [O, G, 32] with the scale and base [O, G] of each group; inputs are padded with zeros."""
+    num_out, num_in = weight_OI.shape
+    num_groups = -(-num_in // GROUP)
+    values_OGI = torch.empty(num_out, num_groups, GROUP, dtype=torch.uint8)
+    scale_OG, base_OG = torch.empty(2, num_out, num_groups)
+    for rows in _row_slices(weight_OI):
+        padded_OI = F.pad(weight_OI[rows].float(), (0, -num_in % GROUP))
+        values_OGI[rows], scale_OG[rows], base_OG[rows] = _fit_groups(padded_OI.unflatten(1, (-1, GROUP)))
+    return values_OGI, scale_OG, base_OG
+
+
+def _fit_groups(grouped_OGI: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """For each group the range that gives the least squared error; scale and base are bf16 numbers, as stored."""
+    low, high = grouped_OGI.aminmax(dim=-1, keepdim=True)
     middle, half = (low + high) / 2, (high - low) / 2
     best_error = torch.full_like(middle, torch.inf)
-    best_scale, best_quarters = torch.ones_like(middle), torch.zeros_like(grouped)
+    best_scale, best_base = torch.ones_like(middle), torch.zeros_like(middle)
     for shrink in SHRINKS:
-        scale = (half * (2 * shrink / 15)).clamp_min(1e-8)
-        quarters = ((grouped - middle) / scale + 7.5).round_().clamp_(0, 15)
-        error = ((quarters - 7.5) * scale + middle - grouped).square_().sum(-1, keepdim=True)
+        scale = (half * (2 * shrink / 15)).clamp_min(1e-8).bfloat16().float()
+        base = (middle - 7.5 * scale).bfloat16().float()
+        error = (_steps(grouped_OGI, scale, base).mul_(scale).add_(base).sub_(grouped_OGI)).square_().sum(-1, True)
         better = error < best_error
         best_error = torch.where(better, error, best_error)
-        best_scale = torch.where(better, scale, best_scale)
-        best_quarters = torch.where(better, quarters, best_quarters)
-    zero = middle + 0.5 * best_scale  # (q - 7.5) * scale + middle, written around 8
-    flat = best_quarters.flatten(1).to(torch.int32)
-    return flat, best_scale.squeeze(-1).t().contiguous(), zero.squeeze(-1).t().contiguous()
+        best_scale, best_base = torch.where(better, scale, best_scale), torch.where(better, base, best_base)
+    values_OGI = _steps(grouped_OGI, best_scale, best_base).to(torch.uint8)
+    return values_OGI, best_scale.squeeze(-1), best_base.squeeze(-1)
+
+
+def _steps(grouped_OGI: Tensor, scale: Tensor, base: Tensor) -> Tensor:
+    return ((grouped_OGI - base) / scale).round_().clamp_(0, 15)
+
+
+def _pack_for_compiled(values_OGI: Tensor, scale_OG: Tensor, base_OG: Tensor) -> tuple[Tensor, Tensor]:
+    """As `Products.int4` wants it."""
+    low, high = values_OGI.chunk(2, dim=-1)
+    steps_OG2 = torch.stack([base_OG, scale_OG], dim=-1).bfloat16()  # the second is the upper half of a word
+    return (low | high << 4).flatten(1), steps_OG2.view(torch.int32).squeeze(-1)
+
+
+def _pack_for_torch(values_OGI: Tensor, scale_OG: Tensor, base_OG: Tensor) -> tuple[Tensor, Tensor]:
+    """As torch's own 4-bit product wants it: outputs in multiples of 16, bases counted from 8."""
+    rows = (0, -len(values_OGI) % OUTPUT_MULTIPLE)
+    values_OI = F.pad(values_OGI.flatten(1), (0, 0, *rows)).to(torch.int32)
+    steps_OG2 = torch.stack([scale_OG, base_OG + 8 * scale_OG], dim=-1)
+    steps_GO2 = F.pad(steps_OG2, (0, 0, 0, 0, *rows)).transpose(0, 1).contiguous()
+    return torch._convert_weight_to_int4pack_for_cpu(values_OI, 1), steps_GO2

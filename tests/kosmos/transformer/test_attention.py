@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
+from kosmos.transformer import attention
 from kosmos.transformer.attention import CrossAttention, PackedAttention, PagedAttention
 from kosmos.transformer.cache import CachedSequence, CacheFull, PagedCache
+from kosmos.transformer.kernels.paged_attention import load_paged_rows
 from kosmos.transformer.positions import XPos
 from tests.kosmos.transformer.small import cache_for, run_cached, run_packed, small_decoder, words
 
@@ -116,6 +118,25 @@ def test_a_fork_continues_as_if_it_had_read_the_past_itself(
     for end, rows in zip(ends, outputs, strict=True):
         expected = run_packed(decoder, [torch.cat([words(past, 0), end])])[0][past:]
         assert_close(torch.cat(rows), expected, **TOLERANCE)
+
+
+@pytest.mark.parametrize("positions", SCHEMES)
+def test_the_compiled_decode_step_gives_what_torch_gives_over_scattered_pages(
+    positions: Positions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if load_paged_rows() is None:
+        pytest.skip("NOT proved: this machine has no compiler or no AVX2, so there is no compiled attention")
+    outputs = []
+    for kernel in (load_paged_rows(), None):
+        monkeypatch.setattr(attention, "load_paged_rows", lambda kernel=kernel: kernel)
+        decoder, stored = small_decoder(positions), [CachedSequence() for _ in range(3)]
+        cache = cache_for(decoder, page_size=8)
+        for piece in range(6):  # sequences grow in turn, so their pages lie among each other's
+            for index, sequence in enumerate(stored):
+                run_cached(decoder, cache, [sequence], [words(1 + 7 * index, seed=piece)])
+        steps = [run_cached(decoder, cache, stored, [words(1, seed) for seed in range(3)]) for _ in range(20)]
+        outputs.append(torch.stack([torch.cat(rows) for rows in steps]))
+    assert_close(outputs[0], outputs[1], **TOLERANCE)
 
 
 @pytest.mark.parametrize("positions", SCHEMES)

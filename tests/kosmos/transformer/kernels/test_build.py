@@ -18,7 +18,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def built(cache: Path) -> Path:
     if build.load_library.__wrapped__() is None:
-        pytest.skip("NOT proved: this machine has no compiler or no AVX-512, so nothing can be built")
+        pytest.skip("NOT proved: this machine has no compiler or no AVX2, so nothing can be built")
     (library,) = cache.glob("*.so")
     return library
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from kosmos.transformer.kernels.products import Products, load_products
-from kosmos.transformer.kernels.quantized import Int8Linear
+from kosmos.transformer.kernels.quantized import Int4Linear, Int8Linear
 
 ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 16, 25, 40)
 SHAPES = ((64, 48), (33, 7), (300, 129), (1, 1), (2048, 25), (127, 64))
@@ -17,7 +17,7 @@ METHODS = ("widen", "dpbf16")
 def products() -> Products:
     found = load_products()
     if found is None:
-        pytest.skip("NOT proved: this machine has no compiler or no AVX-512, so there are no compiled products")
+        pytest.skip("NOT proved: this machine has no compiler or no AVX2, so there are no compiled products")
     return found
 
 
@@ -79,6 +79,44 @@ def test_int8_products_equal_the_same_rounding_in_torch(
     for rows in ROWS:
         x = torch.randn(rows, num_in).to(dtype)
         assert_close(linear(x), linear.by_torch(x), atol=0.02 * num_in**0.5, rtol=0.01)
+
+
+def dequantised(layer: Int4Linear) -> Tensor:
+    """The weight that packed bytes and steps stand for, read by their description."""
+    groups = layer.packed.unflatten(1, (-1, 16))
+    values = torch.cat([groups & 15, groups >> 4], dim=-1).float()
+    base, scale = layer.steps.view(torch.bfloat16).float().unflatten(1, (-1, 2)).unbind(-1)
+    return (values * scale[..., None] + base[..., None]).flatten(1)[:, : layer.num_in]
+
+
+@pytest.mark.parametrize("num_in, num_out", SHAPES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_int4_products_equal_plain_arithmetic(
+    products: Products, num_in: int, num_out: int, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(num_out)
+    layer = Int4Linear(torch.randn(num_out, num_in), torch.randn(num_out))
+    for rows in ROWS:
+        x = torch.randn(rows, num_in).to(dtype)
+        rounded = dtype == torch.bfloat16
+        wanted = exact(x, dequantised(layer), layer.bias_O)
+        assert_close(layer(x).double(), wanted, atol=2e-5 * num_in**0.5, rtol=0.01 if rounded else 1e-5)
+
+
+def test_a_row_has_the_same_bits_in_any_batch_with_small_weights(products: Products) -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(40, 300), torch.randn(129, 300)
+    for layer in (Int4Linear(weight, None), Int8Linear(weight, None)):
+        together = layer(x)
+        for rows in ROWS:
+            assert torch.equal(layer(x[:rows]), together[:rows])
+
+
+def test_inputs_of_another_width_are_refused(products: Products) -> None:
+    with pytest.raises(ValueError, match="5 inputs for a weight of 4"):
+        products.bf16(torch.ones(1, 5), torch.ones(2, 4).bfloat16(), None, "widen")
+    with pytest.raises(ValueError, match="40 inputs for a weight of 1 groups of 32"):
+        Int4Linear(torch.ones(2, 32), None)(torch.ones(1, 40))
 
 
 def test_leading_shapes_and_strided_rows_are_kept(products: Products) -> None:

@@ -56,6 +56,15 @@ def test_int8_means_the_same_without_the_compiled_product(monkeypatch: pytest.Mo
     assert layer(x).shape == (2, 3, 40)
 
 
+def test_int4_means_the_same_without_the_compiled_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    weight, bias, x = torch.randn(40, 96), torch.randn(40), torch.randn(2, 3, 96)
+    made = Int4Linear(weight, bias)(x)
+    monkeypatch.setattr(quantized, "load_products", lambda: None)
+    assert_close(Int4Linear(weight, bias)(x), made, atol=1e-3, rtol=1e-3)
+    assert Int4Linear(weight, bias)(x).shape == (2, 3, 40)
+
+
 def test_a_tied_head_gets_its_own_copy_and_the_lookup_keeps_its_table() -> None:
     stack = nn.ModuleDict({"embedding": nn.Embedding(48, 32), "head": Linear(32, 48, bias=False)})
     stack["head"].weight = stack["embedding"].weight
