@@ -101,10 +101,12 @@ def save_checkpoint(
 
 
 def load_model(
-    folder: str | os.PathLike[str], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    folder: str | os.PathLike[str], device: torch.device | str = "cpu", dtype: torch.dtype | None = torch.float32
 ) -> KosmosModel:
     """The model of a checkpoint folder, in eval mode. Weights stored in `dtype` stay on disk until they are read.
 
+    Args:
+        dtype: of every weight; None leaves each as it is stored.
     Raises: ValueError that says which file, field or weight is wrong.
     """
     folder = Path(folder)
@@ -182,9 +184,9 @@ def assign_weights(
     source: str,
     *,
     device: torch.device | str,
-    dtype: torch.dtype,
+    dtype: torch.dtype | None,
 ) -> None:
-    """Give an `empty_model` its weights, cast to `dtype`, and tie its head.
+    """Give an `empty_model` its weights, cast to `dtype` (None: as they come), and tie its head.
 
     Raises: ValueError if a weight is missing, unknown, of a wrong shape or not a floating-point number.
     """
@@ -219,7 +221,7 @@ def _check_fit(given: Mapping[str, Tensor], expected: Mapping[str, Tensor], sour
             raise ValueError(f"{source}: weight {name} has shape {tuple(tensor.shape)}, its config asks {wanted}")
 
 
-def _fill_buffers(model: KosmosModel, device: torch.device | str, dtype: torch.dtype) -> None:
+def _fill_buffers(model: KosmosModel, device: torch.device | str, dtype: torch.dtype | None) -> None:
     """Buffers that are computed rather than stored exist on the meta device only: take them from a tower built anew."""
     empty = [name for name, buffer in model.tower.named_buffers() if buffer.is_meta]
     if empty:

@@ -87,13 +87,14 @@ def is_kosmos2(folder: str | os.PathLike[str]) -> bool:
 
 
 def load_kosmos2(
-    name: str | os.PathLike[str], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    name: str | os.PathLike[str], device: torch.device | str = "cpu", dtype: torch.dtype | None = torch.float32
 ) -> tuple[KosmosModel, bytes]:
     """A model in eval mode and the SentencePiece model of its words.
 
     Args:
         name: a folder, or a hub id such as `microsoft/kosmos-2-patch14-224`; the hub's own variables hold
             (`HF_HUB_OFFLINE`, `HF_HOME`, `HF_ENDPOINT`).
+        dtype: of every weight; None leaves each as it is stored.
     Raises: ValueError that says what is missing or not understood.
     """
     folder = Path(name) if Path(name).is_dir() else _download(str(name))

@@ -200,14 +200,14 @@ def _open(name: str, device: torch.device) -> _Opened:
         return _open_folder(checkpoint.checkpoint_folder(path), device)
     if not path.exists() and name.startswith((".", "/", "~")):
         raise ValueError(f"{name} is not there; give `tiny`, a checkpoint or run folder, or a hub id")
-    network, tokenizer_model = huggingface.load_kosmos2(name, device, torch.float32)
+    network, tokenizer_model = huggingface.load_kosmos2(name, device, None)
     return _Opened(network=network, tokenizer_model=tokenizer_model)
 
 
 def _open_folder(folder: Path, device: torch.device) -> _Opened:
     template, card = folder / checkpoint.CHAT_TEMPLATE, folder / checkpoint.CARD
     return _Opened(
-        network=checkpoint.load_model(folder, device, torch.float32),
+        network=checkpoint.load_model(folder, device, None),
         tokenizer_model=(folder / checkpoint.TOKENIZER).read_bytes(),
         chat_template=template.read_text(encoding="utf-8") if template.exists() else DEFAULT_CHAT_TEMPLATE,
         card=card.read_text(encoding="utf-8") if card.exists() else "",
