@@ -5,6 +5,7 @@ Knows the tokenizer, not the model.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -51,12 +52,20 @@ class StopWatch:
         self._decoder = StreamDecoder(tokenizer)
         self._stop = tuple(stop)
         self._shown = 0
+        self._ends: list[int] = []  # of each token, in `text` as it stood when the token came
+        self._told_to = 0  # in `text`, where `_shown` counts without the outer white space
         self._closed = False
         self.text = ""
+
+    @property
+    def num_told(self) -> int:
+        """How many of the first tokens have had all their text taken."""
+        return bisect_right(self._ends, self._told_to)
 
     def push(self, token: int) -> bool:
         """Take one token; True if a stop string is now complete (it is cut off `text`)."""
         self.text += self._decoder.push(token)
+        self._ends.append(len(self.text))
         return self._cut()
 
     def close(self) -> None:
@@ -69,7 +78,9 @@ class StopWatch:
     def take(self) -> str:
         """Words that are safe to show and were not taken before."""
         held = 0 if self._closed else max((_overlap(self.text, stop) for stop in self._stop), default=0)
-        visible = self.text[: len(self.text) - held].strip()
+        certain = self.text[: len(self.text) - held].rstrip()
+        visible = certain.lstrip()
+        self._told_to = len(certain)
         fresh = visible[self._shown :]
         self._shown = len(visible)
         return fresh

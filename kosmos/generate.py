@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from kosmos.answer import FinishReason, Generation, StopWatch, finish
-from kosmos.beam import search_beams
+from kosmos.beam import begin_search, best_answer, search_steps
 from kosmos.model import KosmosModel
 from kosmos.options import GenerationOptions
 from kosmos.processor import Encoded, Processor
@@ -27,9 +27,18 @@ __all__ = ["StreamPiece", "generate", "stream"]
 
 @dataclass(frozen=True)
 class StreamPiece:
-    """Words that arrived; the last piece of a stream also carries the whole answer."""
+    """One step of an answer.
+
+    Attributes:
+        text: words that became certain; often none.
+        ids, logprobs, alternatives: as in `Generation`, of the tokens whose text has now been given to its end.
+        generation: the whole answer, with the last piece.
+    """
 
     text: str
+    ids: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+    alternatives: tuple[tuple[tuple[int, float], ...], ...] = ()
     generation: Generation | None = None
 
 
@@ -79,7 +88,10 @@ def generate(
             pass
         results.update(zip(members, (_answer(processor, request) for request in requests), strict=True))
     for members in _alike(searching, each, batch_size):
-        found = search_beams(model, processor, [prompts[index] for index in members], each[members[0]])
+        together = [begin_search(processor, prompts[index]) for index in members]
+        for _ in search_steps(model, processor, together, each[members[0]]):
+            pass
+        found = [best_answer(processor, search, each[members[0]].stop) for search in together]
         results.update(zip(members, found, strict=True))
     return [results[index] for index in range(len(prompts))]
 
@@ -89,21 +101,25 @@ def stream(
 ) -> Iterator[StreamPiece]:
     """Continue one prompt, giving words as they come; stop strings are never shown, not even in part.
 
-    A beam search has nothing to show before its end and gives one piece.
+    One piece a token, so that whoever reads may leave at any of them; the pieces hold every token of the answer once. A
+    beam search has nothing to show before its last piece.
     """
+    options = _fit(model, prompt, options)
     if options.num_beams > 1:
-        generation = generate(model, processor, [prompt], options)[0]
-        yield StreamPiece(generation.text, generation)
+        search = begin_search(processor, prompt)
+        for _ in search_steps(model, processor, [search], options):
+            yield StreamPiece("")
+        found = best_answer(processor, search, options.stop)
+        yield StreamPiece(found.text, found.ids, found.logprobs, found.alternatives, found)
         return
-    request = _request(processor, prompt, _fit(model, prompt, options))
+    request = _request(processor, prompt, options)
+    told = 0
     for _ in _steps(model, processor, [request]):
-        text = request.watch.take()
-        if text and request.reason is None:
-            yield StreamPiece(text)
-        elif text:
-            yield StreamPiece(text, _answer(processor, request))
-            return
-    yield StreamPiece("", _answer(processor, request))
+        if request.reason is None:
+            text = request.watch.take()
+            first, told = told, request.watch.num_told if text else told
+            yield _piece(request, text, slice(first, told))
+    yield _piece(request, request.watch.take(), slice(told, None), _answer(processor, request))
 
 
 def _steps(model: KosmosModel, processor: Processor, requests: list[_Request]) -> Iterator[None]:
@@ -186,6 +202,16 @@ def _alike(members: list[int], options: list[GenerationOptions], batch_size: int
     for group in groups.values():
         for start in range(0, len(group), batch_size):
             yield group[start : start + batch_size]
+
+
+def _piece(request: _Request, text: str, part: slice, generation: Generation | None = None) -> StreamPiece:
+    return StreamPiece(
+        text,
+        tuple(request.ids[part]),
+        tuple(request.logprobs[part]),
+        tuple(request.alternatives[part]),
+        generation,
+    )
 
 
 def _answer(processor: Processor, request: _Request) -> Generation:

@@ -73,6 +73,66 @@ def test_logprobs_are_those_of_the_model_and_alternatives_come_best_first(small_
     assert answer.total_logprob == pytest.approx(sum(answer.logprobs))
 
 
+@pytest.mark.parametrize("more", [{}, {"repetition_penalty": 0.2, "no_repeat_ngram_size": 3, "min_new_tokens": 6}])
+def test_logprobs_of_beams_are_those_of_the_model_before_any_option(
+    small_tokenizer: Tokenizer, more: dict[str, Any]
+) -> None:
+    kosmos = model(small_tokenizer)
+    answer = kosmos.generate([PROMPT, "a man"], max_new_tokens=12, num_beams=3, logprobs=2, **more)[0]
+    encoded = kosmos.encode(PROMPT)
+    whole = replace(encoded, ids=encoded.ids + answer.ids, loss_weights=(1.0,) * (encoded.length + len(answer.ids)))
+    with torch.inference_mode():
+        hidden = kosmos.network(kosmos.processor.collate([whole]))[encoded.length - 1 : -1]
+        logprobs = torch.log_softmax(kosmos.network.logits(hidden).float(), dim=-1)
+    chosen = logprobs.gather(1, torch.tensor(answer.ids)[:, None])[:, 0]
+    assert answer.logprobs == pytest.approx(chosen.tolist(), abs=1e-4)
+    best = logprobs.topk(2)
+    for place, ranked in enumerate(answer.alternatives):
+        assert [token for token, _ in ranked] == best.indices[place].tolist()
+        assert [value for _, value in ranked] == pytest.approx(best.values[place].tolist(), abs=1e-4)
+    assert len(answer.alternatives) == len(answer.ids)
+    silent = kosmos.generate([PROMPT], max_new_tokens=12, num_beams=3, **more)[0]
+    assert (silent.ids, silent.alternatives) == (answer.ids, ())
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_a_stream_may_be_left_at_every_token(small_tokenizer: Tokenizer, num_beams: int) -> None:
+    """Even where no token has a text of its own: one piece comes for each of the model's steps."""
+    kosmos = small_kosmos(small_tokenizer)
+    silent = small_tokenizer.id_of("<grounding>")
+    with torch.no_grad():  # a model that says nothing but a special token
+        kosmos.network.decoder.norm.bias.copy_(kosmos.network.decoder.embedding.weight[silent] * 50)
+    options = GenerationOptions(max_new_tokens=9, min_new_tokens=9, num_beams=num_beams)
+    pieces = list(kosmos.stream_pieces(PROMPT, options))
+    assert len(pieces) >= 9
+    last = pieces[-1].generation
+    assert last is not None
+    assert all(piece.generation is None for piece in pieces[:-1])
+    assert set(last.ids) == {silent} or num_beams > 1
+
+
+@pytest.mark.parametrize("options", [{}, {"stop": ("e", "zzz")}, {"stop": ("so", " t")}, {"num_beams": 2}])
+def test_the_pieces_of_a_stream_hold_every_token_once_with_its_own_text(
+    small_tokenizer: Tokenizer, options: dict[str, Any]
+) -> None:
+    kosmos = model(small_tokenizer)
+    for prompt in (PROMPT, "a man", "two dogs"):
+        wishes = GenerationOptions(max_new_tokens=24, logprobs=2, **options)
+        pieces = list(kosmos.stream_pieces(prompt, wishes))
+        whole = pieces[-1].generation
+        assert whole is not None
+        assert tuple(token for piece in pieces for token in piece.ids) == whole.ids
+        assert tuple(value for piece in pieces for value in piece.logprobs) == whole.logprobs
+        assert tuple(ranked for piece in pieces for ranked in piece.alternatives) == whole.alternatives
+        said, given = "", 0
+        for piece in pieces[:-1]:
+            said, given = said + piece.text, given + len(piece.ids)
+            assert bool(piece.ids) <= bool(piece.text), "tokens come with a text"
+            assert said.startswith(small_tokenizer.decode(whole.ids[:given]).strip())
+            if piece.text and not options.get("stop"):
+                assert said == small_tokenizer.decode(whole.ids[:given]).strip(), "at once, not later"
+
+
 def test_wider_beams_find_answers_at_least_as_probable(small_tokenizer: Tokenizer) -> None:
     """Beam search over every continuation of two tokens finds the best pair there is."""
     kosmos = model(small_tokenizer)
