@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add(parser, "--quantize", "none", _one_of(QUANTIZE), f"weights of the decoder: {', '.join(QUANTIZE)}")
     _add(parser, "--served-model-name", "", str, "what requests call the model; several by comma (its own name)")
     _add(parser, "--max-waiting", "64", _count, "requests that may wait; more are told to come back later")
+    _add(parser, "--max-beam-tokens", "8192", _count, "tokens one request's beams may hold together; 0: no beam search")
     _add(parser, "--max-body-mb", "32", _count, "largest request, in MB of 2**20 bytes")
 
 
@@ -38,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     from serving.http.settings import ServerSettings
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    names = tuple(name for name in arguments.served_model_name.split(",") if name)
+    names = tuple(name.strip() for name in arguments.served_model_name.split(",") if name.strip())
     settings = ServerSettings(
         engine=EngineSettings(
             model=arguments.model,
@@ -46,6 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
             dtype=arguments.dtype,
             quantize=None if arguments.quantize == "none" else arguments.quantize,
             max_waiting=arguments.max_waiting,
+            max_beam_tokens=arguments.max_beam_tokens,
         ),
         host=arguments.host,
         port=arguments.port,
@@ -73,7 +75,7 @@ def _add(parser: argparse.ArgumentParser, flag: str, default: str, kind: Callabl
     shown = f" (default {default})" if default else ""
     parser.add_argument(
         flag,
-        default=os.environ.get(variable, default),
+        default=os.environ.get(variable) or default,
         type=kind,
         metavar=flag.rpartition("-")[2].upper(),
         help=f"{help}{shown}; or {variable}",

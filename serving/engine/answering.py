@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from kosmos.answer import Generation
-from kosmos.generate import stream
+from kosmos.generate import StreamPiece, stream
 from kosmos.pretrained import Kosmos
+from serving.engine.settings import excess_of_beams
 from serving.engine.wire import Answered, Ask, Begun, GroundedPhrase, Ready, Refused, Said, TokenScore
 from text.tokenizer import Tokenizer
 
@@ -30,17 +31,26 @@ def describe(model: Kosmos) -> Ready:
     )
 
 
-def answer(model: Kosmos, ask: Ask, *, cancelled: Callable[[], bool]) -> Iterator[Begun | Said | Answered | Refused]:
+def answer(
+    model: Kosmos, ask: Ask, *, cancelled: Callable[[], bool], max_beam_tokens: int
+) -> Iterator[Begun | Said | Answered | Refused]:
     """Answer: Begun, any number of Said, Answered; or a Refused instead of any of them.
 
     Args:
-        cancelled: asked before every token; when it says yes, work ends with a Refused.
+        cancelled: asked before every token, of a beam search too; when it says yes, work ends with a Refused.
+        max_beam_tokens: as in `EngineSettings`.
     """
     gone = Refused(request=ask.request, code="cancelled", message="the request was cancelled")
     if cancelled():
         yield gone
         return
-    encoded = model.encode(ask.document)
+    try:
+        encoded = model.encode(ask.document)
+    except ValueError as error:  # words and pictures were checked before they were sent, so it is their number
+        yield Refused(
+            request=ask.request, code="context_length_exceeded", message=f"messages: {error}", param="messages"
+        )
+        return
     num_prompt, length = len(encoded.ids), model.network.config.decoder.max_length
     room = length - num_prompt
     if room < 1 or (ask.options.max_new_tokens > room and not ask.shorten):
@@ -49,15 +59,20 @@ def answer(model: Kosmos, ask: Ask, *, cancelled: Callable[[], bool]) -> Iterato
     options = ask.options
     if options.max_new_tokens > room:
         options = replace(options, max_new_tokens=room, min_new_tokens=min(options.min_new_tokens, room))
+    excess = excess_of_beams(options, prompt_tokens=num_prompt, most=max_beam_tokens)
+    if excess:
+        yield Refused(request=ask.request, code="too_many_beams", message=excess, param="num_beams")
+        return
     yield Begun(request=ask.request, prompt_tokens=num_prompt)
     for piece in stream(model.network, model.processor, encoded, options):
         if cancelled():
             yield gone
             return
+        scores = tuple(_scores(piece, model.processor.tokenizer))
         if piece.text:
-            yield Said(request=ask.request, text=piece.text)
+            yield Said(request=ask.request, text=piece.text, scores=scores)
         if piece.generation is not None:
-            yield _answered(ask, piece.generation, model.processor.tokenizer)
+            yield _answered(ask, piece.generation, () if piece.text else scores)
 
 
 def _no_room(ask: Ask, num_prompt: int, length: int) -> Refused:
@@ -67,7 +82,7 @@ def _no_room(ask: Ask, num_prompt: int, length: int) -> Refused:
     return Refused(request=ask.request, code="context_length_exceeded", message=message, param=param)
 
 
-def _answered(ask: Ask, generation: Generation, tokenizer: Tokenizer) -> Answered:
+def _answered(ask: Ask, generation: Generation, scores: tuple[TokenScore, ...]) -> Answered:
     phrases = tuple(
         GroundedPhrase(phrase=entity.phrase, start=entity.span[0], end=entity.span[1], boxes=entity.boxes)
         for entity in generation.boxes
@@ -77,14 +92,14 @@ def _answered(ask: Ask, generation: Generation, tokenizer: Tokenizer) -> Answere
         text=generation.text,
         finish_reason=generation.finish_reason,
         tokens=len(generation.ids),
-        scores=tuple(_scores(generation, tokenizer)),
+        scores=scores,
         phrases=phrases,
     )
 
 
-def _scores(generation: Generation, tokenizer: Tokenizer) -> Iterator[TokenScore]:
-    others: Sequence[tuple[tuple[int, float], ...]] = generation.alternatives or [()] * len(generation.ids)
-    for token, logprob, best in zip(generation.ids, generation.logprobs, others, strict=True):
+def _scores(piece: StreamPiece, tokenizer: Tokenizer) -> Iterator[TokenScore]:
+    others: Sequence[tuple[tuple[int, float], ...]] = piece.alternatives or [()] * len(piece.ids)
+    for token, logprob, best in zip(piece.ids, piece.logprobs, others, strict=True):
         yield replace(_score(tokenizer, token, logprob), top=tuple(_score(tokenizer, *other) for other in best))
 
 

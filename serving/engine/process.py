@@ -40,7 +40,7 @@ def run_engine(connection: Connection, settings: EngineSettings) -> None:
         send(connection, LoadFailed(message=str(error) or type(error).__name__))
         connection.close()
         return
-    _answer_all(model, inbox, connection)
+    _answer_all(model, inbox, connection, settings)
 
 
 def _load(settings: EngineSettings) -> Kosmos:
@@ -53,18 +53,19 @@ def _load(settings: EngineSettings) -> Kosmos:
     torch.set_flush_denormal(True)
     model = load(settings.model, device=settings.device, dtype=settings.dtype, quantize=settings.quantize)
     # A chat template that does not work is found now, not by the first visitor.
-    document_of_chat([Turn(role="user", content=(Text("A photo of"),))], model.chat_template)
+    model.encode(document_of_chat([Turn(role="user", content=(Text("A photo of"),))], model.chat_template))
     return model
 
 
-def _answer_all(model: Kosmos, inbox: _Inbox, connection: Connection) -> None:
+def _answer_all(model: Kosmos, inbox: _Inbox, connection: Connection, settings: EngineSettings) -> None:
     from serving.engine.answering import answer, describe
 
     send(connection, describe(model))
     while True:
         ask = inbox.next()
         try:
-            for event in answer(model, ask, cancelled=partial(inbox.is_cancelled, ask)):
+            cancelled = partial(inbox.is_cancelled, ask)
+            for event in answer(model, ask, cancelled=cancelled, max_beam_tokens=settings.max_beam_tokens):
                 send(connection, event)
         except BrokenPipeError:
             return

@@ -96,10 +96,11 @@ class Begun:
 
 @dataclass(frozen=True, kw_only=True)
 class Said:
-    """More words of the answer."""
+    """More words of the answer; `scores` as in Answered, of the tokens that end in them."""
 
     request: int
     text: str
+    scores: tuple[TokenScore, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +129,7 @@ class GroundedPhrase:
 
 @dataclass(frozen=True, kw_only=True)
 class Answered:
-    """The whole answer; `tokens` counts what was generated."""
+    """The whole answer; `tokens` counts what was generated, `scores` are of the tokens that no Said had."""
 
     request: int
     text: str
@@ -186,8 +187,9 @@ def receive(connection: Connection) -> Record:
             options=GenerationOptions(**options),
             shorten=values["shorten"],
         )
-    if kind == "Answered":
+    if kind in ("Said", "Answered"):
         values["scores"] = tuple(_score(score) for score in values["scores"])
+    if kind == "Answered":
         values["phrases"] = tuple(_phrase(phrase) for phrase in values["phrases"])
     return _PLAIN_KINDS[kind](**values)
 

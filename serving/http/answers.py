@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TypeAlias
 
-from serving.engine.wire import Answered, TokenScore
+from serving.engine.wire import Answered, Said, TokenScore
 
 __all__ = ["DONE", "Completion", "JsonObject", "event"]
 
@@ -43,14 +43,14 @@ class Completion:
     created: int = field(default_factory=lambda: int(time.time()))
 
     def whole(self, answered: Answered) -> JsonObject:
-        """The answer as one object."""
+        """The answer as one object; `answered` has all scores."""
         message: JsonObject = {"role": "assistant", "content": answered.text, "refusal": None}
         if answered.phrases:
             message["boxes"] = [asdict(phrase) for phrase in answered.phrases]
         choice = {
             "index": 0,
             "message": message,
-            "logprobs": self._scores(answered),
+            "logprobs": self._scores(answered.scores),
             "finish_reason": answered.finish_reason,
         }
         return {**self._head("chat.completion"), "choices": [choice], "usage": self._counts(answered)}
@@ -59,14 +59,14 @@ class Completion:
         """The event that says who speaks."""
         return self._chunk({"role": "assistant", "content": ""})
 
-    def words(self, text: str) -> bytes:
+    def words(self, said: Said) -> bytes:
         """An event with more of the answer."""
-        return self._chunk({"content": text})
+        return self._chunk({"content": said.text}, scores=said.scores)
 
     def last(self, answered: Answered) -> bytes:
         """The events that close the stream: why it ended, the counts if wanted, the end mark."""
         delta: JsonObject = {"boxes": [asdict(phrase) for phrase in answered.phrases]} if answered.phrases else {}
-        closing = self._chunk(delta, finish_reason=answered.finish_reason, logprobs=self._scores(answered))
+        closing = self._chunk(delta, scores=answered.scores, finish_reason=answered.finish_reason)
         if self.usage:
             head = self._head("chat.completion.chunk")
             closing += event({**head, "choices": [], "usage": self._counts(answered)})
@@ -75,8 +75,11 @@ class Completion:
     def _head(self, kind: str) -> JsonObject:
         return {"id": self.name, "object": kind, "created": self.created, "model": self.model}
 
-    def _chunk(self, delta: JsonObject, **about: object) -> bytes:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": None, **about}
+    def _chunk(
+        self, delta: JsonObject, *, scores: Sequence[TokenScore] = (), finish_reason: str | None = None
+    ) -> bytes:
+        logprobs = self._scores(scores) if scores else None
+        choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
         usage = {"usage": None} if self.usage else {}
         return event({**self._head("chat.completion.chunk"), "choices": [choice], **usage})
 
@@ -87,8 +90,8 @@ class Completion:
             "total_tokens": self.prompt_tokens + answered.tokens,
         }
 
-    def _scores(self, answered: Answered) -> JsonObject | None:
-        return {"content": [_score(score) for score in answered.scores], "refusal": None} if self.logprobs else None
+    def _scores(self, scores: Sequence[TokenScore]) -> JsonObject | None:
+        return {"content": [_score(score) for score in scores], "refusal": None} if self.logprobs else None
 
 
 def _score(score: TokenScore) -> JsonObject:

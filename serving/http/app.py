@@ -59,7 +59,8 @@ def create_app(engine: Engine, settings: ServerSettings) -> FastAPI:
         with _honest(engine):
             engine.check_room()
             model = engine.described()
-        read = partial(read_question, body, served=settings.names, model=model)
+        most = settings.engine.max_beam_tokens
+        read = partial(read_question, body, served=settings.names, model=model, max_beam_tokens=most)
         question = await asyncio.get_running_loop().run_in_executor(media, read)
         shorten = question.request.length is None
         with _honest(engine):

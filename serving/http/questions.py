@@ -5,12 +5,13 @@ Knows nothing of the engine's state. No torch here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from PIL import Image as PillowImage
 from pydantic import ValidationError
 
 from kosmos.chat import DEFAULT_CHAT_TEMPLATE, Turn, document_of_chat
+from serving.engine.settings import excess_of_beams
 from serving.engine.wire import Ready
 from serving.http.errors import ApiError, error_of_validation
 from serving.http.media import picture_of_url
@@ -30,11 +31,12 @@ class Question:
     document: Document
 
 
-def read_question(body: bytes, *, served: tuple[str, ...], model: Ready) -> Question:
+def read_question(body: bytes, *, served: tuple[str, ...], model: Ready, max_beam_tokens: int) -> Question:
     """Check a body and build its prompt.
 
     Args:
         served: names the model answers to.
+        max_beam_tokens: as in `EngineSettings`; the engine checks it again once the prompt is counted.
     Raises: ApiError 400, or 404 for a model that is not served.
     """
     try:
@@ -47,6 +49,7 @@ def read_question(body: bytes, *, served: tuple[str, ...], model: Ready) -> Ques
     if request.grounding and not model.grounding:
         raise ApiError(400, f"model {model.name!r} marks no boxes", code="invalid_value", param="grounding")
     _check_amount(request)
+    _check_beams(request, model, max_beam_tokens)
     turns = [_turn(message, f"messages.{index}", model) for index, message in enumerate(request.messages)]
     try:
         template = DEFAULT_CHAT_TEMPLATE if model.chat_template is None else model.chat_template
@@ -66,6 +69,14 @@ def _check_amount(request: ChatRequest) -> None:
     if characters > MAX_CHARACTERS:
         message = f"{characters} characters in one request; at most {MAX_CHARACTERS} are taken"
         raise ApiError(400, message, code="too_much_text", param="messages")
+
+
+def _check_beams(request: ChatRequest, model: Ready, max_beam_tokens: int) -> None:
+    options = request.options()
+    longest = min(options.max_new_tokens, model.context_length)
+    options = replace(options, max_new_tokens=longest, min_new_tokens=min(options.min_new_tokens, longest))
+    if excess := excess_of_beams(options, prompt_tokens=0, most=max_beam_tokens):
+        raise ApiError(400, excess, code="too_many_beams", param="num_beams")
 
 
 def _turn(message: Message, place: str, model: Ready) -> Turn:

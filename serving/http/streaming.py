@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
+from dataclasses import replace
 from typing import TypeVar
 
 from starlette.requests import Request
@@ -11,7 +12,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from serving.engine.supervisor import Ticket
-from serving.engine.wire import Answered, Refused, Said
+from serving.engine.wire import Answered, Refused, Said, TokenScore
 from serving.http.answers import Completion, event
 from serving.http.errors import ApiError, error_body, error_of_refusal
 
@@ -40,11 +41,14 @@ async def unless_gone(request: Request, waited_for: Coroutine[None, None, Result
 
 
 async def whole_answer(ticket: Ticket) -> Answered:
-    """The finished answer. Raises: ApiError when the engine refuses or dies."""
+    """The finished answer, with the scores of all its tokens. Raises: ApiError when the engine refuses or dies."""
+    scores: list[TokenScore] = []
     while True:
         event_ = await ticket.next()
+        if isinstance(event_, Said):
+            scores += event_.scores
         if isinstance(event_, Answered):
-            return event_
+            return replace(event_, scores=(*scores, *event_.scores))
         if isinstance(event_, Refused):
             raise error_of_refusal(event_)
 
@@ -74,8 +78,7 @@ async def _chunks(ticket: Ticket, completion: Completion) -> AsyncIterator[bytes
             yield b": ping\n\n"
             continue
         if isinstance(event_, Said):
-            if event_.text:
-                yield completion.words(event_.text)
+            yield completion.words(event_)
         elif isinstance(event_, Answered):
             yield completion.last(event_)
             return

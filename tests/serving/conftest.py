@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving.live import LiveServer, kosmos_serve, save_small_checkpoint
+from tests.serving.live import LIMITLESS, LiveServer, kosmos_serve, save_small_checkpoint
 from text.tokenizer import Tokenizer
 
 
@@ -19,6 +19,7 @@ def checkpoint(small_tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="session")
 def server(checkpoint: Path) -> Iterator[LiveServer]:
-    """A running server of it."""
-    with kosmos_serve("--model", str(checkpoint), "--max-waiting", "2") as live:
+    """A running server of it; two beams may take as long as one answer may."""
+    limits = ("--max-waiting", "2", "--max-beam-tokens", str(2 * LIMITLESS))
+    with kosmos_serve("--model", str(checkpoint), *limits) as live:
         yield live

@@ -235,6 +235,23 @@ def test_more_tokens_than_the_context_holds_are_refused(server: LiveServer) -> N
         assert error["param"] == "max_tokens"
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("num_beams", "max_tokens"), [(64, LIMITLESS - 500), (4, LIMITLESS // 2 - 10)], ids=["by far", "with the prompt"]
+)
+def test_a_beam_search_too_large_is_refused(server: LiveServer, num_beams: int, max_tokens: int, stream: bool) -> None:
+    words = [{"role": "user", "content": "A dog and a man " * 4}]
+    body = ask(messages=words, num_beams=num_beams, max_tokens=max_tokens, stream=stream, stop="x")
+    error = error_of(server.post(body), 400)
+    assert (error["code"], error["param"]) == ("too_many_beams", "num_beams")
+    assert str(2 * LIMITLESS) in str(error["message"])
+
+
+def test_a_prompt_longer_than_the_context_is_refused(server: LiveServer) -> None:
+    error = error_of(server.post(ask(messages=[{"role": "user", "content": "a " * (LIMITLESS + 1)}])), 400)
+    assert (error["code"], error["param"]) == ("context_length_exceeded", "messages")
+
+
 def test_strange_characters_are_words(server: LiveServer) -> None:
     words = "\u0000 \ue0000\ue001 \U0001f600 {{ 7*7 }} <s> </s> <image> <patch_index_0001> \u202e"
     assert server.post(ask(messages=[{"role": "user", "content": words}])).status_code == 200

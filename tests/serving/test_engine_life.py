@@ -67,6 +67,16 @@ def test_a_client_that_leaves_a_plain_request_frees_the_engine(server: LiveServe
     assert server.post(ask()).status_code == 200
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_a_beam_search_frees_the_engine(server: LiveServer, stream: bool) -> None:
+    with server.post_by_hand(ask(**{**ENDLESS, "num_beams": 2, "stream": stream})) as connection:
+        if stream:
+            assert connection.recv(12) == b"HTTP/1.1 200", "the engine has begun"
+        wait_until(server, lambda health: health["running"] == 1)
+    assert server.post(ask()).status_code == 200
+    assert server.post(ask(num_beams=2)).status_code == 200
+
+
 def test_a_full_queue_says_when_to_come_back(server: LiveServer) -> None:
     with ExitStack() as connections:
         with endless_answer(server):
@@ -181,7 +191,8 @@ def test_a_model_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flag", "value"), [("--port", "eighty"), ("--port", "70000"), ("--dtype", "int3"), ("--max-waiting", "-1")]
+    ("flag", "value"),
+    [("--port", "70000"), ("--dtype", "int3"), ("--max-waiting", "-1"), ("--max-beam-tokens", "many")],
 )
 def test_a_flag_and_its_variable_are_checked_alike(flag: str, value: str) -> None:
     variable = "KOSMOS_" + flag.removeprefix("--").replace("-", "_").upper()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,38 @@ def test_a_stream_is_the_plain_answer_in_pieces(client: OpenAI) -> None:
     assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == plain.choices[0].finish_reason
     assert chunks[-1].usage == plain.usage
     assert all(chunk.usage is None for chunk in chunks[:-1])
+
+
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_each_chunk_of_a_stream_has_the_logprobs_of_its_own_words(client: OpenAI, num_beams: int) -> None:
+    ask = partial(
+        client.chat.completions.create,
+        model="small",
+        messages=about(picture_bytes(), "A photo of"),
+        max_tokens=16,
+        logprobs=True,
+        top_logprobs=2,
+        extra_body={"num_beams": num_beams},
+    )
+    plain = ask(stream=False).choices[0].logprobs
+    assert plain is not None
+    assert plain.content is not None
+    assert len(plain.content) == 16
+    streamed, with_words = [], 0
+    for chunk in ask(stream=True):
+        choice = chunk.choices[0]
+        scores = (choice.logprobs and choice.logprobs.content) or []
+        streamed += scores
+        if choice.delta.content:
+            assert "".join(score.token for score in scores).strip() == choice.delta.content.strip()
+            with_words += 1
+    assert streamed == plain.content
+    assert with_words > 3 or num_beams > 1
+
+
+def test_a_stream_that_asks_for_no_logprobs_has_none(client: OpenAI) -> None:
+    chunks = client.chat.completions.create(model="small", messages=about(None, "A dog"), max_tokens=3, stream=True)
+    assert all(chunk.choices[0].logprobs is None for chunk in chunks)
 
 
 def test_a_stream_without_the_option_has_no_usage(client: OpenAI) -> None:

@@ -21,7 +21,7 @@ PICTURE = {"type": "image_url", "image_url": {"url": data_url(picture_bytes())}}
 
 def read(model: Ready, *messages: object, **fields: object) -> Question:
     body = {"model": "m", "messages": messages, **fields}
-    return read_question(json.dumps(body).encode(), served=("m", "n"), model=model)
+    return read_question(json.dumps(body).encode(), served=("m", "n"), model=model, max_beam_tokens=300)
 
 
 def user(*content: object) -> dict[str, object]:
@@ -70,4 +70,15 @@ def test_a_template_that_fails_is_a_refusal_and_no_crash() -> None:
 def test_each_name_of_the_model_is_taken() -> None:
     for name in ("m", "n"):
         body = {"model": name, "messages": [user(words("A dog"))]}
-        assert read_question(json.dumps(body).encode(), served=("m", "n"), model=MODEL).request.model == name
+        question = read_question(json.dumps(body).encode(), served=("m", "n"), model=MODEL, max_beam_tokens=0)
+        assert question.request.model == name
+
+
+def test_a_search_too_large_is_refused_before_any_picture_is_opened() -> None:
+    broken = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    for fields in ({"num_beams": 4, "max_tokens": 76}, {"num_beams": 4, "min_tokens": 10**6}):
+        with pytest.raises(ApiError) as refusal:
+            read(MODEL, user(broken), **fields)
+        assert (refusal.value.code, refusal.value.param) == ("too_many_beams", "num_beams")
+    assert read(MODEL, user(words("A dog")), num_beams=4, max_tokens=75)
+    assert read(MODEL, user(words("A dog")), num_beams=3, min_tokens=10**6), "no more than the model's 99 tokens each"

@@ -51,6 +51,7 @@ ANSWERED = Answered(request=1, text="it's a 😀", finish_reason="stop", tokens=
         LoadFailed(message="no such model"),
         Begun(request=1, prompt_tokens=20),
         Said(request=1, text="\u2028 \u0000 ü"),
+        Said(request=1, text="a", scores=(SCORE, SCORE)),
         Refused(request=1, code="c", message="m", param=None),
     ],
 )
