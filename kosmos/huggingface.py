@@ -326,7 +326,8 @@ def _their_config(config: KosmosConfig, dtypes: set[torch.dtype]) -> dict[str, A
     }
     if wrong := [name for name, good in faults.items() if not good]:
         raise ValueError(
-            f"{config.name} is not built like Kosmos-2 in {', '.join(wrong)}, so it cannot be exported as one"
+            f"{config.name} is not built like Kosmos-2 in {', '.join(wrong)}, so it cannot be exported as one; keep it"
+            " in our own format (`kosmos convert --to kosmos`)"
         )
     text = TEXT_DEFAULTS | {
         "vocab_size": decoder.vocab_size,

@@ -6,12 +6,13 @@ transformers, by folder or hub id. Each method is one call of a module below.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
-from typing import Unpack
+from typing import Literal, Unpack
 
 import torch
 from torch import Tensor
@@ -30,10 +31,11 @@ from kosmos.transformer.precision import Requested, choose_dtypes, store_weights
 from text.document import Document, Prompt, Text, document_of
 from text.tokenizer import Tokenizer
 
-__all__ = ["Kosmos", "load"]
+__all__ = ["Kosmos", "Opened", "load", "open_checkpoint"]
 
 BUILT_IN = ("tiny",)
 NOTICES = ("NOTICE*", "LICENSE*")
+KNOWN = "`tiny`, a checkpoint or run folder, or a hub id such as microsoft/kosmos-2-patch14-224"
 
 
 class Kosmos:
@@ -147,7 +149,7 @@ def load(
         raise ValueError("deterministic means float32 without quantisation; drop dtype and quantize")
     torch.set_flush_denormal(True)
     place = _device(device)
-    opened = _open(str(name), place)
+    opened = open_checkpoint(name, place)
     network = opened.network
     _set_dtypes(network, "float32" if deterministic else dtype, place)
     if quantize is not None:
@@ -166,11 +168,12 @@ def load(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Opened:
-    """What a name stood for."""
+class Opened:
+    """What a name stood for; `format` says whose files they are."""
 
     network: KosmosModel
     tokenizer_model: bytes
+    format: Literal["kosmos", "kosmos-2"]
     chat_template: str = DEFAULT_CHAT_TEMPLATE
     card: str = ""
     notices: Mapping[str, bytes] = field(default_factory=dict)
@@ -194,21 +197,32 @@ def _set_dtypes(network: KosmosModel, requested: Requested, device: torch.device
     store_weights(network.decoder, chosen)
 
 
-def _open(name: str, device: torch.device) -> _Opened:
-    path = Path(str(files("kosmos") / name)) if name in BUILT_IN else Path(name)
+def open_checkpoint(name: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Opened:
+    """The parts of a model, for those who want no `Kosmos` of it.
+
+    Args:
+        name: as `load` takes it.
+        dtype: of every weight; None leaves each as it is stored.
+    Raises: ValueError that says what is wrong with the name or the files.
+    """
+    name = str(name)
+    if not name.strip():
+        raise ValueError(f"no model is named; give {KNOWN}")
+    path = Path(str(files("kosmos") / name)) if name in BUILT_IN else Path(os.path.expanduser(name))
     if path.exists() and not huggingface.is_kosmos2(path):
-        return _open_folder(checkpoint.checkpoint_folder(path), device)
+        return _open_folder(checkpoint.checkpoint_folder(path), device, dtype)
     if not path.exists() and name.startswith((".", "/", "~")):
-        raise ValueError(f"{name} is not there; give `tiny`, a checkpoint or run folder, or a hub id")
-    network, tokenizer_model = huggingface.load_kosmos2(name, device, None)
-    return _Opened(network=network, tokenizer_model=tokenizer_model)
+        raise ValueError(f"{name} is not there; give {KNOWN}")
+    network, tokenizer_model = huggingface.load_kosmos2(path if path.exists() else name, device, dtype)
+    return Opened(network=network, tokenizer_model=tokenizer_model, format="kosmos-2")
 
 
-def _open_folder(folder: Path, device: torch.device) -> _Opened:
+def _open_folder(folder: Path, device: torch.device | str, dtype: torch.dtype | None) -> Opened:
     template, card = folder / checkpoint.CHAT_TEMPLATE, folder / checkpoint.CARD
-    return _Opened(
-        network=checkpoint.load_model(folder, device, None),
+    return Opened(
+        network=checkpoint.load_model(folder, device, dtype),
         tokenizer_model=(folder / checkpoint.TOKENIZER).read_bytes(),
+        format="kosmos",
         chat_template=template.read_text(encoding="utf-8") if template.exists() else DEFAULT_CHAT_TEMPLATE,
         card=card.read_text(encoding="utf-8") if card.exists() else "",
         notices={file.name: file.read_bytes() for kind in NOTICES for file in sorted(folder.glob(kind))},

@@ -116,9 +116,11 @@ def write_weights(
     weight_map = {}
     for number, names in enumerate(shards, start=1):
         file = WEIGHTS if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        save_file(
-            {name: _stored(name, weights[name], dtype) for name in names}, folder / file, metadata={"format": "pt"}
-        )
+        path = folder / file
+        path.touch()
+        mode = path.stat().st_mode
+        save_file({name: _stored(name, weights[name], dtype) for name in names}, path, metadata={"format": "pt"})
+        path.chmod(mode)  # safetensors makes a file for its owner alone; a model is read by whoever may read the folder
         weight_map.update(dict.fromkeys(names, file))
     if len(shards) > 1:
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": dict(sorted(weight_map.items()))}

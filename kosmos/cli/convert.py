@@ -3,56 +3,62 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
 
+    from kosmos.pretrained import Opened
+
 __all__ = ["add_arguments", "run"]
 
 DTYPES = ("float32", "bfloat16", "float16")
+OTHER = {"kosmos": "kosmos-2", "kosmos-2": "kosmos"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Source, output, and the type of the numbers written."""
+    """Source, output, and what is written."""
     parser.add_argument(
-        "source", help="a Kosmos-2 checkpoint (folder or hub id), or a checkpoint or run folder of ours"
+        "source", help="a Kosmos-2 checkpoint (folder or hub id), or ours: `tiny`, a checkpoint or run folder"
     )
     parser.add_argument("output", help="the folder to write; it appears whole or not at all")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights written (default float32)")
+    parser.add_argument("--to", choices=sorted(OTHER), help="format to write (default: the one the source has not)")
+    parser.add_argument("--dtype", choices=DTYPES, help="of the weights written (default: each as the source has it)")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Convert, and say which way it went."""
+    source, output = arguments.source, arguments.output
+    if not output.strip():
+        raise argparse.ArgumentTypeError("no output is named; give the folder to write")
+
     import torch
 
-    from kosmos.checkpoint import checkpoint_folder
-    from kosmos.huggingface import is_kosmos2
+    from kosmos.huggingface import export_kosmos2
+    from kosmos.pretrained import open_checkpoint
 
-    source, output = arguments.source, arguments.output
-    dtype: torch.dtype = getattr(torch, arguments.dtype)
-    if Path(source).is_dir() and not is_kosmos2(source):
-        _ours_to_theirs(checkpoint_folder(source), output, dtype)
+    dtype: torch.dtype | None = getattr(torch, arguments.dtype) if arguments.dtype else None
+    opened = open_checkpoint(source, dtype=dtype)
+    if (arguments.to or OTHER[opened.format]) == "kosmos-2":
+        export_kosmos2(opened.network, output, opened.tokenizer_model)
         print(f"{output}: a Kosmos-2 checkpoint for transformers, from {source}")
     else:
-        _theirs_to_ours(source, output, dtype)
+        _write_ours(opened, source, output)
         print(f"{output}: a checkpoint for kosmos, from {source}")
     return 0
 
 
-def _ours_to_theirs(source: Path, output: str, dtype: torch.dtype) -> None:
-    from kosmos.checkpoint import TOKENIZER, load_model
-    from kosmos.huggingface import export_kosmos2
-
-    export_kosmos2(load_model(source, dtype=dtype), output, (source / TOKENIZER).read_bytes())
-
-
-def _theirs_to_ours(source: str, output: str, dtype: torch.dtype) -> None:
-    from kosmos.chat import DEFAULT_CHAT_TEMPLATE
+def _write_ours(opened: Opened, source: str, output: str) -> None:
     from kosmos.checkpoint import save_checkpoint
-    from kosmos.huggingface import load_kosmos2
 
-    model, words = load_kosmos2(source, dtype=dtype)
-    card = f"# Kosmos-2\n\nConverted by `kosmos convert` from {source}, whose terms and card still hold.\n"
-    save_checkpoint(model, output, tokenizer_model=words, chat_template=DEFAULT_CHAT_TEMPLATE, card=card)
+    card = opened.card or f"# {opened.network.config.name}\n"
+    if opened.format == "kosmos-2":
+        card = f"# Kosmos-2\n\nConverted by `kosmos convert` from {source}, whose terms and card still hold.\n"
+    save_checkpoint(
+        opened.network,
+        output,
+        tokenizer_model=opened.tokenizer_model,
+        chat_template=opened.chat_template,
+        card=card,
+        extra_files=opened.notices,
+    )

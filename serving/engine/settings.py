@@ -31,6 +31,8 @@ class EngineSettings:
     max_beam_tokens: int = 8192
 
     def __post_init__(self) -> None:
+        if not self.model.strip():
+            raise ValueError("no model is named; give `tiny`, a checkpoint or run folder, or a hub id")
         if self.max_waiting < 0:
             raise ValueError(f"max_waiting={self.max_waiting}; give 0 or more")
         if self.max_beam_tokens < 0:

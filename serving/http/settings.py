@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,5 +38,5 @@ class ServerSettings:
     @property
     def names(self) -> tuple[str, ...]:
         """Names the model answers to: those given, or the model's own; of a folder, its last part."""
-        folder = Path(self.engine.model)
+        folder = Path(os.path.expanduser(self.engine.model))
         return self.served_names or (folder.resolve().name if folder.is_dir() else self.engine.model,)

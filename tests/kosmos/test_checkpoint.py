@@ -79,6 +79,10 @@ def test_the_head_is_stored_once_and_texts_as_given(folder: Path) -> None:
     assert (folder / "README.md").read_text() == "# small"
 
 
+def test_whoever_may_read_the_folder_may_read_the_weights(folder: Path) -> None:
+    assert (folder / "model.safetensors").stat().st_mode == (folder / "config.json").stat().st_mode
+
+
 def test_the_same_model_gives_the_same_bytes(model: KosmosModel, folder: Path, tmp_path: Path) -> None:
     save(load_model(folder), tmp_path / "again")
     for name in FILES:

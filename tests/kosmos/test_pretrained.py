@@ -43,6 +43,20 @@ class _MadeInFloat32(TorchDispatchMode):
         return result
 
 
+@pytest.mark.parametrize("name", ["", "  "])
+def test_an_empty_name_is_said_to_be_one(name: str) -> None:
+    with pytest.raises(ValueError, match="no model is named; give `tiny`, a checkpoint or run folder, or a hub id"):
+        load(name)
+
+
+def test_a_path_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    load("tiny", dtype="float32").save(tmp_path / "mine")
+    assert load("~/mine", dtype="float32").network.config.name == "tiny"
+    with pytest.raises(ValueError, match="~/other is not there"):
+        load("~/other")
+
+
 @pytest.fixture
 def network(small_tokenizer: Tokenizer) -> KosmosModel:
     """Random weights in bf16, built like Kosmos-2."""
