@@ -40,6 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
     dtype: torch.dtype | None = getattr(torch, arguments.dtype) if arguments.dtype else None
     opened = open_checkpoint(source, dtype=dtype)
     if (arguments.to or OTHER[opened.format]) == "kosmos-2":
+        if len({weight.dtype for weight in opened.network.parameters()}) > 1:
+            opened.network.float()  # their config has one dtype for all; this one holds every other
         export_kosmos2(opened.network, output, opened.tokenizer_model)
         print(f"{output}: a Kosmos-2 checkpoint for transformers, from {source}")
     else:

@@ -14,6 +14,7 @@ from kosmos.chat import DEFAULT_CHAT_TEMPLATE
 from kosmos.checkpoint import load_model, save_checkpoint
 from kosmos.cli.main import main
 from kosmos.model import KosmosModel
+from kosmos.pretrained import load
 from kosmos.transformer.config import PositionScheme
 from tests.models import small_config
 from text.tokenizer import Tokenizer
@@ -70,6 +71,15 @@ def test_each_weight_stays_as_the_source_has_it(tmp_path: Path, small_tokenizer:
     for folder in (half, back):
         assert _stored(folder) == {"BF16"}
     assert (back / "sentencepiece.bpe.model").exists(), "to the other format, where nothing else is asked"
+
+
+def test_weights_of_several_formats_are_exported_in_the_widest(tmp_path: Path, small_tokenizer: Tokenizer) -> None:
+    """As a model has them that was opened for decoding in bf16 and saved."""
+    _save_ours(small_tokenizer, tmp_path / "ours", positions="sinusoidal")
+    load(tmp_path / "ours", dtype="bfloat16").save(tmp_path / "mixed")
+    assert _stored(tmp_path / "mixed") == {"BF16", "F32"}
+    assert main(["convert", str(tmp_path / "mixed"), str(tmp_path / "theirs")]) == 0
+    assert _stored(tmp_path / "theirs") == {"F32"}
 
 
 def test_the_built_in_model_is_copied_whole_in_our_format(tmp_path: Path) -> None:
