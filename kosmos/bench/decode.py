@@ -151,9 +151,9 @@ def _decoding(bench: DecodeBench, cases: tuple[str, ...], network: KosmosModel, 
             sizes[case] = _matrix_bytes(used)
         contestants[case] = _our_decoding(used, _batch_of(case), bench)
     if peer is not None:
-        tokens_T, image_T = _peer_prompt(network.config)
+        length = network.config.resampler.num_latents + TEXT_TOKENS
         for name in PEERS:
-            contestants[name] = peer_decoding(peer, tokens_T, image_T, _batch_of(name), bench.steps)
+            contestants[name] = peer_decoding(peer, network.config, length, _batch_of(name), bench.steps)
     timed = in_turn(contestants, bench.rounds)
     for case in cases:
         read_limit = _batch_of(case) * bytes_read / (timed["read"].median * sizes[case])

@@ -54,29 +54,25 @@ def build_peer(config: KosmosConfig, dtype: torch.dtype) -> Any:
     return model.eval()
 
 
-def peer_decoding(model: Any, tokens_T: Tensor, image_T: Tensor, batch: int, steps: int) -> Callable[[], None]:
-    """Prefill `batch` copies of a prompt with an image; each call of the result decodes `steps` tokens greedily."""
+def peer_decoding(model: Any, config: KosmosConfig, length: int, batch: int, steps: int) -> Callable[[], None]:
+    """Each call of the result decodes `steps` tokens greedily, `batch` sequences at a time.
+
+    Their past of `length` tokens is random keys and values: the time of a step does not depend on what they are, and
+    bf16 prefill of transformers takes minutes on a processor without a bf16 unit.
+    """
     from transformers import DynamicCache
 
-    embeds_NLD = torch.randn(batch, int(image_T.sum()), model.config.text_config.embed_dim).to(model.dtype)
     cache = DynamicCache(config=model.config.text_config)
-    with torch.inference_mode():
-        out = model(
-            input_ids=tokens_T.expand(batch, -1),
-            image_embeds=embeds_NLD,
-            image_embeds_position_mask=image_T.expand(batch, -1),
-            attention_mask=torch.ones(batch, len(tokens_T), dtype=torch.long),
-            cache=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-    state = {"tokens": out.logits[:, -1].argmax(-1, keepdim=True), "length": len(tokens_T)}
+    decoder = config.decoder
+    for layer in range(decoder.num_layers):
+        keys, values = torch.randn(2, batch, decoder.num_heads, length, decoder.head_dim, dtype=model.dtype)
+        cache.update(keys, values, layer)
+    state = {"tokens": torch.full((batch, 1), 3)}
 
     def run() -> None:
         with torch.inference_mode():
             for _ in range(steps):
-                state["length"] += 1
-                mask = torch.ones(batch, state["length"], dtype=torch.long)
+                mask = torch.ones(batch, cache.get_seq_length() + 1, dtype=torch.long)
                 # generate() hands over the text model once the picture is inside the cache
                 step = model.text_model(
                     input_ids=state["tokens"], attention_mask=mask, cache=cache, use_cache=True, logits_to_keep=1

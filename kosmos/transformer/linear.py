@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kosmos.transformer.kernels.plan import ProductPlan, multiply
+from kosmos.transformer.kernels.wide import wide_linear
 
 __all__ = ["DETERMINISTIC_ROWS", "Linear", "set_deterministic", "set_plan"]
 
@@ -36,7 +37,7 @@ class Linear(nn.Linear):
         weight_OI, bias_O = self.weight, self.bias
         if self.plan is not None and weight_OI.dtype == torch.bfloat16 and not torch.is_grad_enabled():
             return multiply(self.plan.method(x.numel() // max(x.shape[-1], 1)), x, weight_OI, bias_O)
-        return _linear(x, weight_OI, bias_O)
+        return wide_linear(*_alike(x, weight_OI, bias_O))
 
 
 def set_deterministic(module: nn.Module, on: bool) -> None:
@@ -53,14 +54,15 @@ def set_plan(module: nn.Module, plan: ProductPlan | None) -> None:
             part.plan = plan
 
 
-def _linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
-    return F.linear(x, weight_OI.to(x.dtype), None if bias_O is None else bias_O.to(x.dtype))
+def _alike(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Weight and bias in the dtype of x."""
+    return x, weight_OI.to(x.dtype), None if bias_O is None else bias_O.to(x.dtype)
 
 
 def _linear_in_tiles(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
     rows_RI = x.reshape(-1, x.shape[-1])
     num_rows = rows_RI.shape[0]
     padded_RI = F.pad(rows_RI, (0, 0, 0, -num_rows % DETERMINISTIC_ROWS))
-    tiles = [_linear(tile, weight_OI, bias_O) for tile in torch.split(padded_RI, DETERMINISTIC_ROWS)]
+    tiles = [F.linear(*_alike(tile, weight_OI, bias_O)) for tile in torch.split(padded_RI, DETERMINISTIC_ROWS)]
     out_RO = torch.cat(tiles)[:num_rows]
     return out_RO.reshape(*x.shape[:-1], weight_OI.shape[0])

@@ -19,11 +19,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kosmos.transformer.kernels.products import load_products
+from kosmos.transformer.kernels.wide import wide_linear
 
 __all__ = ["Method", "ProductPlan", "multiply", "probe_bf16_plan", "race"]
 
 Method = Literal["widen", "dpbf16", "torch", "upcast"]
 
+UPCAST_OUTPUTS = 512
 PROBED_ROWS = (1, 2, 4, 8, 16, 64, 256)
 PROBED_WIDTH = 2048
 FEWEST_TURNS, MOST_TURNS, SECONDS_EACH = 3, 24, 0.03
@@ -58,12 +60,23 @@ def multiply(method: Method, x: Tensor, weight_OI: Tensor, bias_O: Tensor | None
         bias_O = None if bias_O is None else bias_O.to(weight_OI.dtype)
         return F.linear(x.to(weight_OI.dtype), weight_OI, bias_O).to(x.dtype)
     if method == "upcast":
-        bias_O = None if bias_O is None else bias_O.float()
-        return F.linear(x.float(), weight_OI.float(), bias_O).to(x.dtype)
+        return _by_parts_in_fp32(x.float(), weight_OI, bias_O).to(x.dtype)
     products = load_products()
     if products is None or method not in products.methods:
         return multiply("torch", x, weight_OI, bias_O)
     return products.bf16(x, weight_OI, bias_O, method)
+
+
+def _by_parts_in_fp32(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
+    """Turn a part of the weight to fp32, multiply while it is in a cache, take the next into the same memory."""
+    num_out, num_in = weight_OI.shape
+    out = x.new_empty(*x.shape[:-1], num_out)
+    wide_PI = x.new_empty(min(UPCAST_OUTPUTS, num_out), num_in)
+    for first in range(0, num_out, UPCAST_OUTPUTS):
+        part_PI = weight_OI[first : first + UPCAST_OUTPUTS]
+        wide_PI[: len(part_PI)] = part_PI
+        out[..., first : first + len(part_PI)] = wide_linear(x, wide_PI[: len(part_PI)], None)
+    return out if bias_O is None else out.add_(bias_O)
 
 
 @functools.cache

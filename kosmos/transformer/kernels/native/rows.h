@@ -73,7 +73,7 @@ constexpr int rows_beside(int m) { return m <= 6 ? 4 : 3; }  // weight rows: M *
 #else
 constexpr int MAX_TILE = 6;
 constexpr int EVEN_TILE = 4;
-constexpr int rows_beside(int m) { return m <= 2 ? 4 : m <= 3 ? 3 : 2; }  // in 16 registers
+constexpr int rows_beside(int m) { return m <= 2 ? 4 : m <= 4 ? 3 : 2; }  // in 16 registers
 #endif
 
 // tile.run<M, NB>(n, m) for the weight rows first..last and M activation rows from m.

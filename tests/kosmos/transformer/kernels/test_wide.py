@@ -1,0 +1,46 @@
+"""The product of many fp32 rows is the same by either library, and gradients never leave `F.linear`."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from kosmos.transformer.kernels import wide
+from kosmos.transformer.kernels.wide import wide_linear
+
+
+@pytest.fixture
+def used(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Rows of every product that oneDNN was asked for; it counts as the faster one."""
+    rows: list[int] = []
+    by_onednn = wide._by_onednn
+
+    def counted(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        rows.append(x.numel() // x.shape[-1])
+        return by_onednn(x, weight, bias)
+
+    monkeypatch.setattr(wide, "_by_onednn", counted)
+    monkeypatch.setattr(wide, "onednn_is_faster", lambda: True)
+    return rows
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="NOT proved: torch was built without oneDNN")
+@pytest.mark.parametrize("shape", [(16,), (3, 7), (1, 74), (257,)])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_both_libraries_multiply_alike(used: list[int], shape: tuple[int, ...], with_bias: bool) -> None:
+    torch.manual_seed(0)
+    weight, bias = torch.randn(1024, 1024), torch.randn(1024) if with_bias else None
+    x = torch.randn(*shape, 2 * 1024)[..., ::2]  # not contiguous
+    with torch.inference_mode():
+        assert_close(wide_linear(x, weight, bias), F.linear(x, weight, bias), atol=2e-4, rtol=1e-4)
+    assert used == [x.numel() // 1024]
+
+
+@pytest.mark.parametrize("why", ["gradient", "few rows", "small weight", "another dtype"])
+def test_what_does_not_suit_stays_with_torch(used: list[int], why: str) -> None:
+    width = 512 if why == "small weight" else 1024
+    dtype = torch.bfloat16 if why == "another dtype" else torch.float32
+    x, weight = torch.ones(4 if why == "few rows" else 64, width, dtype=dtype), torch.ones(1024, width, dtype=dtype)
+    with torch.set_grad_enabled(why == "gradient"):
+        wide_linear(x, weight, None)
+    assert not used
