@@ -66,7 +66,9 @@ STEP = re.compile(r"step-([0-9]{1,12})")
 LIMITS = {
     "vocab_size": 2**21, "num_layers": 512, "width": 2**16, "num_heads": 2**10, "ffn_width": 2**18, "max_length": 2**24,
     "xpos_block": 2**18, "xpos_scale_base": 2**24, "padding_id": 2**21, "image_size": 4096, "num_features": 2**17,
-    "mlp_width": 2**18, "patch_size": 4096, "num_latents": 2**14, "num_words": 2**21,
+    "mlp_width": 2**18, "patch_size": 4096, "num_latents": 2**14, "num_words": 2**21, "num_modalities": 16,
+    "causal_block": 2**18, "position_buckets": 2**12, "max_distance": 2**20, "num_experts": 2**12, "every": 512,
+    "top_k": 64, "routing_width": 2**12,
 }  # fmt: skip
 
 
@@ -131,8 +133,9 @@ def read_config(folder: str | os.PathLike[str]) -> KosmosConfig:
 
 def check_config(config: KosmosConfig) -> None:
     """Raises: ValueError if a field is of a wrong type, or larger than any model of this kind has."""
-    for part in (config, config.tower, config.resampler, config.decoder, config.tokenizer):
-        _check_fields(part)
+    for part in (config, config.tower, config.resampler, config.decoder, config.decoder.experts, config.tokenizer):
+        if part is not None:
+            _check_fields(part)
 
 
 def newest_step(run_folder: str | os.PathLike[str]) -> Path:
