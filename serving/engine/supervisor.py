@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -77,6 +79,7 @@ class Engine:
         self.failure: str | None = None
         self._link: Link | None = None
         self._requests = 0
+        self._preparing = 0
         self._waiting: deque[Ticket] = deque()
         self._running: dict[int, Ticket] = {}
         self._failed_starts = 0
@@ -108,23 +111,25 @@ class Engine:
             raise EngineUnavailable(self.state)
         return self.model
 
-    def check_room(self) -> None:
-        """Whether a request would be taken now: ask before expensive preparations.
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Hold a place while a request is prepared, so that no more are prepared than may wait.
 
         Raises: EngineUnavailable, QueueFull.
         """
-        if self.state != "ready":
-            raise EngineUnavailable(self.state)
-        # A free engine needs no queue, so even a limit of 0 lets one request through.
-        if len(self._running) >= MAX_RUNNING and len(self._waiting) >= self.settings.max_waiting:
-            raise QueueFull
+        self._check_room()
+        self._preparing += 1
+        try:
+            yield
+        finally:
+            self._preparing -= 1
 
     def submit(self, document: Document, options: GenerationOptions, *, shorten: bool) -> Ticket:
         """Queue a prompt whose pictures are opened; `shorten` as in Ask.
 
         Raises: EngineUnavailable, QueueFull.
         """
-        self.check_room()
+        self._check_room()
         self._requests += 1
         ticket = Ticket(self, Ask(request=self._requests, document=document, options=options, shorten=shorten))
         self._waiting.append(ticket)
@@ -160,6 +165,13 @@ class Engine:
         )
         self._link = link
         link.start()
+
+    def _check_room(self) -> None:
+        if self.state != "ready":
+            raise EngineUnavailable(self.state)
+        # A free engine needs no queue, so even a limit of 0 lets one request through.
+        if len(self._running) + len(self._waiting) + self._preparing >= MAX_RUNNING + self.settings.max_waiting:
+            raise QueueFull
 
     def _dispatch(self) -> None:
         while self.state == "ready" and self._link and self._waiting and len(self._running) < MAX_RUNNING:

@@ -56,12 +56,10 @@ def create_app(engine: Engine, settings: ServerSettings) -> FastAPI:
     async def complete(request: Request) -> Response:
         """Continue a chat; OpenAI's body and answer, plain or streamed."""
         body = await read_body(request, max_bytes=settings.max_body_bytes)
-        with _honest(engine):
-            engine.check_room()
-            model = engine.described()
-        most = settings.engine.max_beam_tokens
-        read = partial(read_question, body, served=settings.names, model=model, max_beam_tokens=most)
-        question = await asyncio.get_running_loop().run_in_executor(media, read)
+        with _honest(engine), engine.place():
+            most = settings.engine.max_beam_tokens
+            read = partial(read_question, body, served=settings.names, model=engine.described(), max_beam_tokens=most)
+            question = await asyncio.get_running_loop().run_in_executor(media, read)
         shorten = question.request.length is None
         with _honest(engine):
             ticket = engine.submit(question.document, question.request.options(), shorten=shorten)
