@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from kosmos.transformer.attention import PackedAttention
-from kosmos.transformer.block import SubLNBlock
+from kosmos.transformer.block import Block
 from kosmos.transformer.config import DecoderConfig
 from kosmos.transformer.stack import Decoder
 from tests.kosmos.transformer.small import run_packed, small_config, small_decoder, words
@@ -21,7 +21,7 @@ def norm(x: Tensor, part: torch.nn.LayerNorm) -> Tensor:
     return centred / torch.sqrt(centred.pow(2).mean(-1, keepdim=True) + 1e-5) * part.weight + part.bias
 
 
-def attention_by_hand(x: Tensor, block: SubLNBlock) -> Tensor:
+def attention_by_hand(x: Tensor, block: Block) -> Tensor:
     """Head by head, row by row."""
     part = block.attention
     heads = []
@@ -119,7 +119,7 @@ def test_every_parameter_learns() -> None:
     ("fields", "complaint"),
     [
         ({"width": 30}, "not divisible"),
-        ({"positions": "learned"}, "unknown positions"),
+        ({"positions": "nowhere"}, "unknown positions"),
         ({"initialisation": "zero"}, "unknown initialisation"),
     ],
 )
