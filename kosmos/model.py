@@ -74,6 +74,7 @@ class KosmosModel(nn.Module):
         if context is None:
             context = PackedAttention(
                 packed.lengths,
+                causal_block=self.config.decoder.causal_block,
                 rotation=self.decoder.rotation,
                 dropout=self.config.decoder.attention_dropout if self.training else 0.0,
                 tiled=self.deterministic,

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from kosmos.model import KosmosModel
 from kosmos.packed import Packed
-from kosmos.transformer.attention import PagedAttention
 from kosmos.transformer.cache import CachedSequence, PagedCache
+from kosmos.transformer.paged_attention import PagedAttention
 
 __all__ = ["Session"]
 
@@ -33,18 +33,24 @@ class Session:
         """
         self.model = model
         config = model.config.decoder
-        # A page must not straddle two rotation blocks.
-        page_size = min(PAGE_SIZE, config.xpos_block) if config.positions == "xpos" else PAGE_SIZE
+        # A page must not straddle two blocks, of rotation or of sight.
+        page_size = min(PAGE_SIZE, config.causal_block or PAGE_SIZE)
+        if config.positions in ("xpos", "rope"):
+            page_size = min(page_size, config.xpos_block)
+        # Blocks out of sight are forgotten, so endless text needs no more room than two blocks and a chunk.
+        most = 2 * config.causal_block + PREFILL_ROWS if config.causal_block else max(rooms, default=0)
+        held = [min(room, most) for room in rooms]
         self.cache = PagedCache(
             num_layers=config.num_layers,
             num_heads=config.num_heads,
             head_dim=config.head_dim,
-            num_pages=sum(-(-room // page_size) for room in rooms) + -(-spare_tokens // page_size),
+            num_pages=sum(-(-room // page_size) for room in held) + -(-spare_tokens // page_size),
             page_size=page_size,
+            causal_block=config.causal_block,
             dtype=model.decoder.hidden_dtype,
             device=model.decoder.embedding.weight.device,
         )
-        self.sequences: list[CachedSequence] = [self.cache.allocate(room) for room in rooms]
+        self.sequences: list[CachedSequence] = [self.cache.allocate(room) for room in held]
 
     def prefill(self, packed: Packed, *, max_rows: int = PREFILL_ROWS) -> Tensor:
         """Read whole prompts, one for each sequence, at most `max_rows` rows at a time.

@@ -15,8 +15,7 @@ from torch import Tensor
 from kosmos.model import KosmosModel
 from kosmos.packed import Packed
 from kosmos.training.mixture import Layout
-from kosmos.transformer.attention import PositionBias
-from kosmos.transformer.positions import XPos
+from kosmos.transformer.positions import PositionBias, XPos
 
 __all__ = ["LockstepAttention", "Rollout", "caption_rollout"]
 

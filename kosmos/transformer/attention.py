@@ -1,36 +1,26 @@
 """How rows attend. A block hands over queries, keys and values; the context knows sequences, positions and the past.
 
-`PackedAttention` serves training, scoring and encoders, `CrossAttention` an encoder's memory, `PagedAttention` prefill
-chunks and decode rows over a cache. All give equal numbers; with `tiled` they give equal bits, because every row then
-meets its keys in fixed tiles that nothing around it can change (see `tiles.py`).
+`PackedAttention` serves training, scoring and encoders, `CrossAttention` an encoder's memory, and `PagedAttention` in
+`paged_attention.py` prefill chunks and decode rows over a cache. All give equal numbers; with `tiled` equal bits, as
+every row then meets its keys in fixed tiles that nothing around it can change (see `tiles.py`).
 Legend: R rows of all sequences, N sequences of a group, T their padded length, H heads, K head width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kosmos.transformer.cache import CachedSequence, PagedCache
-from kosmos.transformer.groups import CachedGroup, PaddedGroup, cached_groups, padded_groups
-from kosmos.transformer.kernels.paged_attention import PagedRows, PageTable, load_paged_rows
-from kosmos.transformer.positions import XPos
+from kosmos.transformer.blockwise import attend_blockwise, check_reach
+from kosmos.transformer.groups import PaddedGroup, padded_groups
+from kosmos.transformer.positions import PositionBias, XPos
 from kosmos.transformer.tiles import attend_in_tiles
 
-__all__ = ["AttentionContext", "CrossAttention", "PackedAttention", "PagedAttention", "PositionBias"]
-
-
-class PositionBias(Protocol):
-    """A table learned by the block (T5, METRO): scores to add for query and key positions."""
-
-    def __call__(self, query_positions: Tensor, key_positions: Tensor) -> Tensor:
-        """[Q], [T] -> [H, Q, T]."""
-        ...
+__all__ = ["AttentionContext", "CrossAttention", "PackedAttention"]
 
 
 class AttentionContext(Protocol):
@@ -51,19 +41,28 @@ class PackedAttention:
         lengths: Sequence[int],
         *,
         causal: bool = True,
+        causal_block: int | None = None,
         rotation: XPos | None = None,
         dropout: float = 0.0,
         tiled: bool = False,
         device: torch.device | str = "cpu",
     ) -> None:
-        """Raises: ValueError for xPos without `causal`: its factors would amplify later keys."""
-        if rotation is not None and not causal:
-            raise ValueError("xPos amplifies keys after the query; use it with causal attention only")
+        """
+        Args:
+            causal_block: blockwise causal attention over blocks of so many tokens; None: all that came before.
+        Raises: ValueError for xPos without `causal` (its factors would amplify later keys), blocks without `causal` or
+            unlike the rotation's, and rotated sequences without `causal` that are longer than the rotation's block.
+        """
+        check_reach(causal, causal_block, rotation, max(lengths, default=0))
         self.causal, self.rotation, self.dropout, self.tiled = causal, rotation, dropout, tiled
+        self.causal_block = causal_block
         self.lengths = tuple(lengths)
         self.positions_R = torch.cat([torch.arange(length, device=device) for length in self.lengths or (0,)])
         self.groups = padded_groups(self.lengths, device)
-        self.in_one_block = rotation is None or max(self.lengths, default=0) <= rotation.block
+        longest = max(self.lengths, default=0)
+        self.in_one_block = rotation is None or longest <= rotation.block
+        # Two blocks see everything before them, so only longer sequences need the windows.
+        self.blockwise = causal_block is not None and longest > 2 * causal_block
 
     def attend(
         self, layer: int, query_RHK: Tensor, key_RHK: Tensor, value_RHK: Tensor, bias: PositionBias | None = None
@@ -71,7 +70,7 @@ class PackedAttention:
         """See `AttentionContext`."""
         if self.tiled and self.causal and bias is None:
             return self._in_tiles(query_RHK, key_RHK, value_RHK)
-        if self.rotation is not None and self.in_one_block:
+        if self.rotation is not None and (self.in_one_block or self.blockwise):
             query_RHK = self.rotation.rotate_queries(query_RHK, self.positions_R)
             key_RHK = self.rotation.rotate_keys(key_RHK, self.positions_R)
         if len(self.groups) == 1 and self.groups[0].whole:
@@ -86,6 +85,18 @@ class PackedAttention:
     def _mix(
         self, group: PaddedGroup, query_NTHK: Tensor, key_NTHK: Tensor, value_NTHK: Tensor, bias: PositionBias | None
     ) -> Tensor:
+        if self.blockwise and self.causal_block is not None:
+            return attend_blockwise(
+                query_NTHK,
+                key_NTHK,
+                value_NTHK,
+                start=0,
+                first_key=0,
+                block=self.causal_block,
+                rotation=self.rotation,
+                bias=bias,
+                dropout=self.dropout,
+            )
         if self.rotation is not None and not self.in_one_block:
             return self._mix_blocks(self.rotation, query_NTHK, key_NTHK, value_NTHK)
         mask = None if self.causal else group.key_mask
@@ -136,7 +147,7 @@ class PackedAttention:
         if self.rotation is not None:
             key_RHK = self.rotation.rotate_keys(key_RHK, self.positions_R)
         outputs = [
-            attend_in_tiles(query, key, value, start=0, rotation=self.rotation)
+            attend_in_tiles(query, key, value, start=0, rotation=self.rotation, causal_block=self.causal_block)
             for query, key, value in zip(
                 query_RHK.split(self.lengths), key_RHK.split(self.lengths), value_RHK.split(self.lengths), strict=True
             )
@@ -187,140 +198,6 @@ class CrossAttention:
             )
             outputs.append(mixed_HQK.transpose(0, 1))
         return torch.cat(outputs)
-
-
-class PagedAttention:
-    """New rows of cached sequences: writes their keys once, then reads each sequence's pages."""
-
-    def __init__(
-        self,
-        cache: PagedCache,
-        sequences: Sequence[CachedSequence],
-        lengths: Sequence[int],
-        *,
-        rotation: XPos | None = None,
-        tiled: bool = False,
-    ) -> None:
-        """Takes room for the new rows; `advance` must follow the forward.
-
-        Args:
-            lengths: new rows of each sequence, in the order of the packed rows.
-        Raises: ValueError if a page would straddle two rotation blocks; CacheFull if there is no room.
-        """
-        if rotation is not None and rotation.block % cache.page_size:
-            raise ValueError(f"page size {cache.page_size} does not divide the xPos block {rotation.block}")
-        self.cache, self.sequences, self.lengths = cache, tuple(sequences), tuple(lengths)
-        self.rotation, self.tiled = rotation, tiled
-        device = cache.keys_LSHK.device
-        slots: list[int] = []
-        positions: list[int] = []
-        for sequence, length in zip(self.sequences, self.lengths, strict=True):
-            cache.reserve(sequence, length)
-            slots += cache.slots(sequence, sequence.length, sequence.length + length)
-            positions += range(sequence.length, sequence.length + length)
-        self.slots_R = torch.tensor(slots, dtype=torch.long, device=device)
-        self.positions_R = torch.tensor(positions, dtype=torch.long, device=device)
-        self.kernel = self._kernel()
-
-    def _kernel(self) -> PagedRows | None:
-        """The compiled attention, for steps in which every sequence has one new row."""
-        store = self.cache.keys_LSHK
-        fits = store.device.type == "cpu" and store.dtype == torch.float32 and set(self.lengths) == {1}
-        return load_paged_rows() if fits and not self.tiled else None
-
-    @cached_property
-    def table(self) -> PageTable:
-        """Where the compiled attention finds each row's keys."""
-        cache, keys = self.cache, [sequence.length + 1 for sequence in self.sequences]
-        block = cache.num_slots if self.rotation is None else self.rotation.block
-        return PageTable.of([sequence.pages for sequence in self.sequences], keys, cache.page_size, block)
-
-    @cached_property
-    def groups(self) -> list[CachedGroup]:
-        """Rows that torch's attention takes together."""
-        return cached_groups(self.cache, self.sequences, self.lengths)
-
-    def advance(self) -> None:
-        """Count the new rows as stored."""
-        for sequence, length in zip(self.sequences, self.lengths, strict=True):
-            sequence.length += length
-
-    def attend(
-        self, layer: int, query_RHK: Tensor, key_RHK: Tensor, value_RHK: Tensor, bias: PositionBias | None = None
-    ) -> Tensor:
-        """See `AttentionContext`."""
-        if bias is not None:
-            raise ValueError("a cache stores no position bias; use PackedAttention for models with learned tables")
-        keys_SHK, values_SHK = self.cache.keys_LSHK[layer], self.cache.values_LSHK[layer]
-        if self.rotation is not None:
-            key_RHK = self.rotation.rotate_keys(key_RHK, self.positions_R)
-        keys_SHK.index_copy_(0, self.slots_R, key_RHK.to(keys_SHK.dtype))
-        values_SHK.index_copy_(0, self.slots_R, value_RHK.to(values_SHK.dtype))
-        if self.tiled:
-            return self._in_tiles(query_RHK, keys_SHK, values_SHK)
-        if self.kernel is not None and query_RHK.dtype == torch.float32:
-            return self.kernel.attend(self._toward_blocks(query_RHK), keys_SHK, values_SHK, self.table)
-        in_one_block = self.rotation is None or max(g.num_keys for g in self.groups) <= self.rotation.block
-        if self.rotation is not None and in_one_block:
-            query_RHK = self.rotation.rotate_queries(query_RHK, self.positions_R)
-        outputs = []
-        for group in self.groups:
-            query_NQHK = query_RHK[group.start : group.stop].unflatten(0, (group.count, -1))
-            key_NTHK, value_NTHK = group.read(keys_SHK), group.read(values_SHK)
-            if in_one_block or self.rotation is None:
-                mixed = F.scaled_dot_product_attention(
-                    query_NQHK.transpose(1, 2),
-                    key_NTHK.transpose(1, 2),
-                    value_NTHK.transpose(1, 2),
-                    attn_mask=group.mask,
-                    is_causal=group.causal,
-                )
-                outputs.append(mixed.transpose(1, 2).flatten(0, 1))
-            else:
-                positions = self.positions_R[group.start : group.stop]
-                outputs.append(_mix_cached_blocks(self.rotation, positions, query_NQHK, key_NTHK, value_NTHK))
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-
-    def _toward_blocks(self, query_RHK: Tensor) -> Tensor:
-        """Queries as they meet the keys of each rotation block: [R, B, H, K]."""
-        rotation = self.rotation
-        if rotation is None:
-            return query_RHK[:, None]
-        blocks = -(-self.table.pages_RP.shape[1] // self.table.pages_a_block)
-        if blocks == 1:
-            return rotation.rotate_queries(query_RHK, self.positions_R)[:, None]
-        turned = [rotation.rotate_queries(query_RHK, self.positions_R, key_block=block) for block in range(blocks)]
-        return torch.stack(turned, dim=1)
-
-    def _in_tiles(self, query_RHK: Tensor, keys_SHK: Tensor, values_SHK: Tensor) -> Tensor:
-        outputs = []
-        for sequence, query in zip(self.sequences, query_RHK.split(self.lengths), strict=True):
-            stored = torch.tensor(self.cache.slots(sequence, 0, sequence.length + query.shape[0]), device=query.device)
-            outputs.append(
-                attend_in_tiles(
-                    query, keys_SHK[stored], values_SHK[stored], start=sequence.length, rotation=self.rotation
-                )
-            )
-        return torch.cat(outputs)
-
-
-def _mix_cached_blocks(
-    rotation: XPos, positions: Tensor, query_NQHK: Tensor, key_NTHK: Tensor, value_NTHK: Tensor
-) -> Tensor:
-    """xPos over a cache of more than one block: stored keys stay as they are, queries turn for each block."""
-    count, num_queries, _, width = query_NQHK.shape
-    keys_seen = torch.arange(key_NTHK.shape[1], device=positions.device)
-    scores = []
-    for block, start in enumerate(range(0, key_NTHK.shape[1], rotation.block)):
-        queries = rotation.rotate_queries(query_NQHK.flatten(0, 1), positions, key_block=block)
-        queries_NHQK = queries.unflatten(0, (count, num_queries)).transpose(1, 2)
-        keys_NHKT = key_NTHK[:, start : start + rotation.block].permute(0, 2, 3, 1)
-        scores.append((queries_NHQK @ keys_NHKT).float())
-    visible = keys_seen <= positions.view(count, num_queries, 1)
-    scores_NHQT = (torch.cat(scores, dim=-1) * width**-0.5).masked_fill(~visible[:, None], float("-inf"))
-    weights_NHQT = scores_NHQT.softmax(dim=-1).to(value_NTHK.dtype)
-    mixed_NHQK: Tensor = weights_NHQT @ value_NTHK.transpose(1, 2)
-    return mixed_NHQK.transpose(1, 2).flatten(0, 1)
 
 
 def _steps(rows: Tensor) -> Tensor:

@@ -20,10 +20,11 @@ class CacheFull(RuntimeError):
 
 @dataclass
 class CachedSequence:
-    """One sequence's pages in reading order and how many of its tokens are stored."""
+    """One sequence's pages in reading order, the tokens it has read, and how many of them are forgotten again."""
 
     pages: list[int] = field(default_factory=list)
     length: int = 0
+    forgotten: int = 0
 
 
 class PagedCache:
@@ -37,9 +38,19 @@ class PagedCache:
         head_dim: int,
         num_pages: int,
         page_size: int = 32,
+        causal_block: int | None = None,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
+        """
+        Args:
+            causal_block: rows see blocks of so many tokens, and older ones are forgotten; None: all that came before.
+                What a layer stores depends on what the layers below could see, so one cache serves one way only.
+        Raises: ValueError if pages do not divide the blocks.
+        """
+        if causal_block is not None and causal_block % page_size:
+            raise ValueError(f"page size {page_size} does not divide the causal block {causal_block}")
+        self.causal_block = causal_block
         shape = (num_layers, num_pages * page_size, num_heads, head_dim)
         # Zeros, not empty: a masked slot is multiplied by weight 0, which only helps if it is a finite number.
         self.keys_LSHK = torch.zeros(shape, dtype=dtype, device=device)
@@ -71,7 +82,8 @@ class PagedCache:
 
         Raises: CacheFull if there is no room (then nothing was taken).
         """
-        wanted = -(-(sequence.length + num_tokens) // self.page_size) - len(sequence.pages)
+        held = sequence.length - sequence.forgotten
+        wanted = -(-(held + num_tokens) // self.page_size) - len(sequence.pages)
         if wanted > 0:
             pages = self._find_pages(wanted, after=sequence.pages[-1] if sequence.pages else None)
             for page in pages:
@@ -83,7 +95,7 @@ class PagedCache:
 
         Raises: CacheFull if the copy finds no page.
         """
-        num_full, num_written = divmod(sequence.length, self.page_size)
+        num_full, num_written = divmod(sequence.length - sequence.forgotten, self.page_size)
         shared = sequence.pages[:num_full]
         copied = self._find_pages(1, after=None) if num_written else []
         for page in shared + copied:
@@ -93,19 +105,27 @@ class PagedCache:
             target = page * self.page_size
             for store in (self.keys_LSHK, self.values_LSHK):
                 store[:, target : target + num_written] = store[:, source : source + num_written]
-        return CachedSequence(pages=shared + copied, length=sequence.length)
+        return CachedSequence(pages=shared + copied, length=sequence.length, forgotten=sequence.forgotten)
+
+    def forget(self, sequence: CachedSequence, before: int) -> None:
+        """Give back the pages whose tokens all stand before position `before`."""
+        count = max(before - sequence.forgotten, 0) // self.page_size
+        for page in sequence.pages[:count]:
+            self._references[page] -= 1
+        sequence.pages = sequence.pages[count:]
+        sequence.forgotten += count * self.page_size
 
     def free(self, sequence: CachedSequence) -> None:
         """Give back the pages of `sequence`; it is empty afterwards."""
         for page in sequence.pages:
             self._references[page] -= 1
-        sequence.pages, sequence.length = [], 0
+        sequence.pages, sequence.length, sequence.forgotten = [], 0, 0
 
     def slots(self, sequence: CachedSequence, start: int, stop: int) -> list[int]:
-        """Places of the tokens `start` to `stop` of `sequence` along S."""
+        """Places of the tokens at positions `start` to `stop` of `sequence` along S; none of them forgotten."""
         return [
-            sequence.pages[position // self.page_size] * self.page_size + position % self.page_size
-            for position in range(start, stop)
+            sequence.pages[place // self.page_size] * self.page_size + place % self.page_size
+            for place in range(start - sequence.forgotten, stop - sequence.forgotten)
         ]
 
     def _find_pages(self, count: int, after: int | None) -> list[int]:

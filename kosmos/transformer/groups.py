@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from kosmos.transformer.cache import CachedSequence, PagedCache
+from kosmos.transformer.positions import PositionBias
 
 __all__ = ["CachedGroup", "PaddedGroup", "cached_groups", "padded_groups"]
 
@@ -101,6 +102,7 @@ class CachedGroup:
         start, stop: their packed rows.  count: N.  num_keys: T, keys of the longest.
         first, step: slots where the sequences start, if evenly spaced and each in one piece; else `gather` [N * T].
         mask: bool [N, 1, Q, T] or None.  causal: a fresh prefill, whose mask the kernel knows.
+        totals_N: int, keys of each sequence.  num_new: Q.
     """
 
     start: int
@@ -112,6 +114,17 @@ class CachedGroup:
     gather: Tensor | None
     mask: Tensor | None
     causal: bool
+    totals_N: Tensor
+    num_new: int
+
+    def scores(self, bias: PositionBias) -> Tensor:
+        """Bias of every sequence with minus infinity where a query may not look: [N, H, Q, T]."""
+        steps = torch.arange(self.num_keys, device=self.totals_N.device)
+        each = []
+        for total in self.totals_N.tolist():
+            queries = torch.arange(total - self.num_new, total, device=steps.device)
+            each.append(bias(queries, steps).masked_fill(steps[None, :] > queries[:, None], float("-inf")))
+        return torch.stack(each)
 
     def read(self, store_SHK: Tensor) -> Tensor:
         """Keys or values [N, T, H, K]; a view where the pages allow it."""
@@ -160,13 +173,23 @@ def _cached_group(cache: PagedCache, members: Sequence[CachedSequence], new: int
         ]
         gather = torch.tensor([slot for own in slots for slot in own], dtype=torch.long, device=device)
     causal = new > 1 and all(member.length == 0 for member in members)
-    mask = None
+    mask, totals_N = None, torch.tensor(totals, device=device)
     if not causal and (new > 1 or min(totals) < num_keys):
-        last = (
-            torch.tensor(totals, device=device).view(-1, 1, 1) - new + torch.arange(new, device=device).view(1, -1, 1)
-        )
+        last = totals_N.view(-1, 1, 1) - new + torch.arange(new, device=device).view(1, -1, 1)
         mask = (torch.arange(num_keys, device=device) <= last)[:, None]
-    return CachedGroup(row, row + new * len(members), len(members), num_keys, first, step, gather, mask, causal)
+    return CachedGroup(
+        start=row,
+        stop=row + new * len(members),
+        count=len(members),
+        num_keys=num_keys,
+        first=first,
+        step=step,
+        gather=gather,
+        mask=mask,
+        causal=causal,
+        totals_N=totals_N,
+        num_new=new,
+    )
 
 
 def _spacing(cache: PagedCache, members: Sequence[CachedSequence], num_keys: int) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from kosmos.transformer.kernels.memory import use_large_pages
 from kosmos.transformer.kernels.products import GROUP, load_products
 from kosmos.transformer.linear import Linear
 
-__all__ = ["GROUP", "Int4Linear", "Int8Linear", "QuantizeMode", "quantize", "stored_bytes"]
+__all__ = ["Int4Linear", "Int8Linear", "QuantizeMode", "quantize", "stored_bytes"]
 
 QuantizeMode = Literal["int4", "int8"]
 NARROW_HEAD = 512  # inputs; below, an output head is never stored in 4 bits

@@ -1,7 +1,7 @@
 """fp32 products of many rows by a large weight, by whichever of torch's two libraries is faster on this machine.
 
-`F.linear` calls MKL for fp32, which on some processors reaches half of what oneDNN, the other library inside torch, does
-with the same plain weights. A short race decides, once a process; few rows and small weights stay with `F.linear`.
+`F.linear` calls MKL for fp32, which on some processors reaches half of what oneDNN, torch's other library, does with
+the same plain weights. A short race decides, once a process; few rows and small weights stay with `F.linear`.
 Legend: R rows, I input features, O output features.
 """
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["wide_linear"]
+__all__ = ["onednn_is_faster", "wide_linear"]
 
 FEWEST_ROWS = 16
 FEWEST_WEIGHTS = 1 << 20  # oneDNN compiles a kernel for every new shape, which small products do not repay

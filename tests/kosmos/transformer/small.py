@@ -9,10 +9,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from kosmos.transformer.attention import PackedAttention, PagedAttention
+from kosmos.transformer.attention import PackedAttention
 from kosmos.transformer.cache import CachedSequence, PagedCache
 from kosmos.transformer.config import DecoderConfig
 from kosmos.transformer.linear import set_deterministic
+from kosmos.transformer.paged_attention import PagedAttention
 from kosmos.transformer.stack import Decoder
 
 __all__ = ["cache_for", "run_cached", "run_packed", "small_config", "small_decoder", "words"]

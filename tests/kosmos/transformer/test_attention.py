@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from kosmos.transformer import attention
-from kosmos.transformer.attention import CrossAttention, PackedAttention, PagedAttention
+from kosmos.transformer import paged_attention
+from kosmos.transformer.attention import CrossAttention, PackedAttention
 from kosmos.transformer.cache import CachedSequence, CacheFull, PagedCache
 from kosmos.transformer.kernels.paged_attention import load_paged_rows
+from kosmos.transformer.paged_attention import PagedAttention
 from kosmos.transformer.positions import XPos
 from tests.kosmos.transformer.small import cache_for, run_cached, run_packed, small_decoder, words
 
@@ -128,7 +129,7 @@ def test_the_compiled_decode_step_gives_what_torch_gives_over_scattered_pages(
         pytest.skip("NOT proved: this machine has no compiler or no AVX2, so there is no compiled attention")
     outputs = []
     for kernel in (load_paged_rows(), None):
-        monkeypatch.setattr(attention, "load_paged_rows", lambda kernel=kernel: kernel)
+        monkeypatch.setattr(paged_attention, "load_paged_rows", lambda kernel=kernel: kernel)
         decoder, stored = small_decoder(positions), [CachedSequence() for _ in range(3)]
         cache = cache_for(decoder, page_size=8)
         for piece in range(6):  # sequences grow in turn, so their pages lie among each other's
@@ -228,10 +229,3 @@ def test_a_full_cache_says_so_before_anything_is_computed() -> None:
     rest = run_cached(decoder, cache, [stored], [words(12, 2)])[0]
     expected = run_packed(decoder, [torch.cat([words(20, 0), words(12, 2)])])[0][20:]
     assert_close(rest, expected, **TOLERANCE)
-
-
-def test_a_cache_refuses_learned_tables() -> None:
-    decoder = small_decoder()
-    context = PagedAttention(cache_for(decoder), [CachedSequence()], [1], rotation=decoder.rotation)
-    with pytest.raises(ValueError, match="bias"):
-        context.attend(0, *torch.randn(3, 1, 4, 8), bias=lambda query, key: torch.zeros(4, 1, 1))
