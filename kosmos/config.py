@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, TypeVar
 
-from kosmos.transformer.config import DecoderConfig
+from kosmos.transformer.config import DecoderConfig, ExpertsConfig
 from vision.config import ResamplerConfig, TowerConfig
 
 __all__ = ["FORMAT_VERSION", "KosmosConfig", "TokenizerConfig"]
 
 FORMAT_VERSION = 1
-Part = TypeVar("Part", DecoderConfig, TowerConfig, ResamplerConfig, "TokenizerConfig")
+NESTED = {"experts": ExpertsConfig}  # fields that hold a configuration of their own, or null
+Part = TypeVar("Part", DecoderConfig, ExpertsConfig, TowerConfig, ResamplerConfig, "TokenizerConfig")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,12 +78,19 @@ class KosmosConfig:
 
 
 def _part(kind: type[Part], values: Mapping[str, Any]) -> Part:
+    if not isinstance(values, Mapping):
+        raise ValueError(f"config of {kind.__name__} is {str(values)[:80]!r}; it must be an object of named fields")
     known = {entry.name for entry in fields(kind)}
     unknown = sorted(set(values) - known)
     if unknown:
         raise ValueError(f"config of {kind.__name__} has unknown fields {unknown}; known: {sorted(known)}")
-    plain: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     try:
-        return kind(**plain)
+        return kind(**{name: _field(name, value) for name, value in values.items()})
     except TypeError as error:
         raise ValueError(f"config of {kind.__name__}: {error}") from None
+
+
+def _field(name: str, value: Any) -> Any:
+    if name in NESTED and value is not None:
+        return _part(NESTED[name], value)
+    return tuple(value) if isinstance(value, list) else value
