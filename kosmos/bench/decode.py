@@ -99,7 +99,7 @@ def _quantized(network: KosmosModel, mode: QuantizeMode) -> KosmosModel:
     for name in ("tower", "resampler"):
         setattr(smaller, name, getattr(network, name))
     smaller.decoder.load_state_dict(network.decoder.state_dict(), assign=True)
-    smaller.decoder.sinusoids, smaller.decoder.rotation = network.decoder.sinusoids, network.decoder.rotation
+    smaller.decoder.positions = network.decoder.positions
     quantize(smaller.decoder, mode)
     return smaller.eval()
 

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kosmos.transformer.attention import AttentionContext, CrossAttention, PositionBias
+from kosmos.transformer.attention import AttentionContext, CrossAttention
 from kosmos.transformer.config import LayerShape
 from kosmos.transformer.feedforward import build_feedforward
 from kosmos.transformer.linear import Linear
 from kosmos.transformer.norms import PLACEMENTS, Sublayer
+from kosmos.transformer.positions import PositionBias
 
 __all__ = ["Beside", "Block", "MemoryAttention", "SelfAttention"]
 

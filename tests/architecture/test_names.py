@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import kosmos
+import kosmos.transformer
 from tests.architecture.house import ROOT, SOURCES, TESTS, place
 
 MEANINGLESS = {"util", "utils", "helper", "helpers", "common", "misc", "base", "manager"}
@@ -56,8 +57,8 @@ def test_all_lists_exactly_the_public_names(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [path for path in SOURCES if path.name == "__init__.py"], ids=place)
 def test_a_package_front_holds_its_contents_page_and_no_code(path: Path) -> None:
-    if place(path) == "kosmos/__init__.py":
-        return  # the public API, resolved lazily: the next test
+    if place(path) in ("kosmos/__init__.py", "kosmos/transformer/__init__.py"):
+        return  # public names, resolved lazily: the next tests
     rest = [node for node in _tree(path).body if not isinstance(node, ast.Expr)]
     assert not rest, f"{place(path)}:{rest[0].lineno} has code; a package's front is a docstring"
 
@@ -67,3 +68,15 @@ def test_every_public_name_resolves(name: str) -> None:
     value = getattr(kosmos, name)
     home = getattr(value, "__module__", None)
     assert name == "__version__" or getattr(importlib.import_module(str(home)), name) is value
+
+
+@pytest.mark.parametrize("name", kosmos.transformer.__all__)
+def test_every_public_name_of_the_transformer_resolves(name: str) -> None:
+    value = getattr(kosmos.transformer, name)
+    assert value.__module__.startswith("kosmos.transformer.")
+    assert getattr(importlib.import_module(value.__module__), name) is value
+
+
+def test_a_name_that_the_transformer_lacks_is_answered_with_those_it_has() -> None:
+    with pytest.raises(AttributeError, match=r"no attribute 'Retention'; it has .*Decoder"):
+        kosmos.transformer.Retention  # noqa: B018

@@ -47,13 +47,14 @@ def test_a_block_is_sub_ln_by_the_equations() -> None:
 
 def test_embeddings_are_scaled_by_the_root_of_the_width_before_sinusoids_are_added() -> None:
     decoder = small_decoder("sinusoidal")
-    assert decoder.sinusoids is not None
+    sinusoids = decoder.positions.added(torch.arange(5))
+    assert sinusoids is not None
     embedded = decoder.embedding(words(5, 0))
     seen: list[Tensor] = []
     hook = decoder.blocks[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     decoder(embedded, torch.arange(5), PackedAttention([5]))
     hook.remove()
-    assert_close(seen[0], embedded * math.sqrt(32) + decoder.sinusoids.at(torch.arange(5)))
+    assert_close(seen[0], embedded * math.sqrt(32) + sinusoids)
     unscaled = Decoder(replace(small_config("xpos"), scale_embedding=False)).eval()
     hook = unscaled.blocks[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     unscaled(embedded, torch.arange(5), PackedAttention([5]))
