@@ -41,7 +41,7 @@ def peer_of(**fields: object) -> Any:
 
 def copy_of(peer: Any, **fields: Any) -> Decoder:
     decoder = Decoder(DecoderConfig(**SIZES, vocab_size=VOCABULARY, scale_embedding=False, **fields))
-    load_side(decoder, peer)
+    load_side(decoder, peer.state_dict())
     return decoder
 
 

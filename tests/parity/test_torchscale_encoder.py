@@ -49,7 +49,7 @@ def copy_of(peer: Any, **fields: Any) -> Encoder:
     encoder = Encoder(
         EncoderConfig(**SIZES, **{"vocab_size": VOCABULARY, "scale_embedding": False, "max_length": ROOM - 2} | fields)
     )
-    load_side(encoder, peer)
+    load_side(encoder, peer.state_dict())
     return encoder
 
 
@@ -102,7 +102,7 @@ def test_buckets_of_relative_positions_are_those_of_torchscale() -> None:
             **SIZES, vocab_size=VOCABULARY, scale_embedding=False, positions="t5", position_buckets=16, max_distance=32
         )
     )
-    load_side(encoder, peer, {"positions.table.weight": table})
+    load_side(encoder, peer.state_dict(), {"positions.table.weight": table})
     hidden = run(encoder, encoder.embed(torch.cat(sequences())), LENGTHS)
     assert_close(hidden, expected[~nothing], **TOLERANCE)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,19 +48,20 @@ def randomised(peer: nn.Module) -> nn.Module:
     return peer
 
 
-def load_side(ours: nn.Module, peer: Any, others: Mapping[str, Tensor] | None = None) -> None:
-    """Copy the weights of its encoder or decoder into ours; every weight finds its place, and every place its weight.
+def load_side(ours: nn.Module, state: Mapping[str, Tensor], others: Mapping[str, Tensor] | None = None) -> None:
+    """Copy the weights of an encoder or decoder; every weight finds its place, and every place its weight.
 
     Args:
-        others: weights that stand elsewhere in torchscale, under our names.
+        state: under its own names.
+        others: under ours, what stands elsewhere in torchscale.
     """
-    lacking = ours.load_state_dict({**dict(_renamed(peer.state_dict())), **(others or {})}, strict=False)
+    lacking = ours.load_state_dict({**dict(_renamed(state)), **(others or {})}, strict=False)
     assert lacking.unexpected_keys == []
     assert set(lacking.missing_keys) <= {"head.weight"}  # the embedding
     ours.eval().requires_grad_(False)
 
 
-def _renamed(state: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+def _renamed(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     for name, tensor in state.items():
         if name.endswith("xpos.scale") or name.startswith("output_projection"):
             continue
