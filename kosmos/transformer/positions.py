@@ -20,7 +20,7 @@ from kosmos.transformer.config import DecoderConfig, EncoderConfig
 
 __all__ = [
     "SCHEMES", "Alibi", "Learned", "PositionBias", "Positions", "RelativeBuckets", "Rotary", "Sinusoidal", "Sinusoids",
-    "XPos", "build_positions", "relative_buckets", "rotation_of",
+    "XPos", "build_positions", "relative_buckets",
 ]  # fmt: skip
 
 Shape: TypeAlias = DecoderConfig | EncoderConfig
@@ -271,8 +271,3 @@ def build_positions(shape: Shape) -> Positions:
     if shape.positions not in SCHEMES:
         raise ValueError(f"unknown positions {shape.positions!r}; known: {', '.join(SCHEMES)}")
     return SCHEMES[shape.positions](shape)
-
-
-def rotation_of(config: DecoderConfig) -> XPos | None:
-    """The rotation a decoder of this shape applies to queries and keys, or None."""
-    return build_positions(config).rotation

@@ -57,7 +57,7 @@ def words(length: int, seed: int) -> Tensor:
 def run_packed(decoder: Decoder, sequences: Sequence[Tensor], *, tiled: bool = False) -> list[Tensor]:
     """Hidden states of whole sequences in one forward."""
     lengths = [len(sequence) for sequence in sequences]
-    context = PackedAttention(lengths, rotation=decoder.rotation, tiled=tiled)
+    context = PackedAttention(lengths, causal_block=decoder.config.causal_block, rotation=decoder.rotation, tiled=tiled)
     hidden = decoder(decoder.embedding(torch.cat(list(sequences))), context.positions_R, context)
     return list(hidden.split(lengths))
 
@@ -87,4 +87,5 @@ def cache_for(decoder: Decoder, *, num_pages: int = 64, page_size: int = 16) -> 
         head_dim=config.head_dim,
         num_pages=num_pages,
         page_size=page_size,
+        causal_block=config.causal_block,
     )

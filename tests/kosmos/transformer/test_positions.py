@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from kosmos.transformer.attention import PackedAttention
 from kosmos.transformer.config import DecoderConfig
-from kosmos.transformer.positions import Sinusoids, XPos, rotation_of
+from kosmos.transformer.positions import Sinusoids, XPos, build_positions
 
 # g[n] = sum over pairs of zeta^(n / 512) cos(n theta) at head width 64, from equations 5 to 10 of the paper.
 XPOS_CURVE = {0: 32.0, 1: 30.89, 8: 22.30, 64: 13.68, 256: 10.36, 512: 6.29, 1024: 5.82, 2048: 2.46, 4096: 1.13}
@@ -135,5 +135,5 @@ def test_an_odd_head_width_is_refused() -> None:
 
 def test_only_xpos_rotates() -> None:
     shape = {"vocab_size": 9, "num_layers": 1, "width": 8, "num_heads": 2, "ffn_width": 8}
-    assert rotation_of(DecoderConfig(**shape, positions="sinusoidal")) is None
-    assert isinstance(rotation_of(DecoderConfig(**shape, positions="xpos")), XPos)
+    assert build_positions(DecoderConfig(**shape, positions="sinusoidal")).rotation is None
+    assert isinstance(build_positions(DecoderConfig(**shape, positions="xpos")).rotation, XPos)
