@@ -49,11 +49,20 @@ class Encoder(nn.Module):
         return hidden_dtype(self.blocks)
 
     def context(self, lengths: Sequence[int]) -> PackedAttention:
-        """How whole sequences of these lengths attend, dropout included while training."""
+        """How whole sequences of these lengths attend, dropout included while training.
+
+        Raises: ValueError if one is longer than the block whose rows a rotation turns alike.
+        """
+        rotation, longest = self.positions.rotation, max(lengths, default=0)
+        if rotation is not None and longest > rotation.block:
+            raise ValueError(
+                f"a sequence has {longest} rows, but the rotation has one anchor for max_length={rotation.block};"
+                " raise max_length, which changes no weight"
+            )
         return PackedAttention(
             lengths,
             causal=False,
-            rotation=self.positions.rotation,
+            rotation=rotation,
             dropout=self.config.attention_dropout if self.training else 0.0,
             device=next(self.blocks.parameters()).device,
         )

@@ -68,6 +68,14 @@ def test_xpos_is_refused_where_rows_look_ahead() -> None:
         replace(SHAPE, positions="xpos")
 
 
+def test_a_rotated_sequence_longer_than_its_anchor_is_refused_and_a_larger_anchor_changes_nothing() -> None:
+    rows = torch.randn(40, 32)
+    with pytest.raises(ValueError, match=r"40 rows.*max_length=39"):
+        encoder_of(positions="rope", max_length=39).context([3, 40])
+    exact, roomy = encoder_of(positions="rope", max_length=40), encoder_of(positions="rope", max_length=500)
+    assert_close(run(exact, [rows])[0], run(roomy, [rows])[0], atol=1e-5, rtol=1e-5)
+
+
 def test_words_are_looked_up_and_an_encoder_without_any_says_so() -> None:
     encoder = encoder_of(vocab_size=50)
     ids = torch.tensor([5, 9, 7])

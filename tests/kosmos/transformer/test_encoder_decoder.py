@@ -14,6 +14,7 @@ from torch.testing import assert_close
 from kosmos.transformer.cache import CachedSequence
 from kosmos.transformer.config import EncoderConfig, EncoderDecoderConfig, Norms
 from kosmos.transformer.encoder_decoder import EncoderDecoder, Memory
+from kosmos.transformer.initialisation import decoder_scales, encoder_scales
 from kosmos.transformer.paged_attention import PagedAttention
 from tests.kosmos.transformer.small import cache_for, small_config, small_decoder, words
 
@@ -139,6 +140,12 @@ def test_shared_embeddings_are_one_table_even_after_empty_memory() -> None:
     apart = both_sides()
     assert apart.encoder.embedding is not None
     assert apart.encoder.embedding.weight is not apart.decoder.embedding.weight
+
+
+def test_each_side_knows_the_depth_of_the_other() -> None:
+    model = both_sides("deepnorm")
+    assert {block.alpha for block in model.encoder.blocks} == {encoder_scales("deepnorm", 3, 2).alpha}
+    assert {block.alpha for block in model.decoder.blocks} == {decoder_scales("deepnorm", 2, 3).alpha}
 
 
 def test_a_memory_that_is_missing_or_not_read_is_refused() -> None:
