@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kosmos.transformer.kernels.wide import wide_linear
+from kosmos.transformer.kernels.fp32 import fp32_linear
 from vision.config import TowerConfig
 
 __all__ = ["ClipTower", "TimmTower", "build_tower", "normalised"]
@@ -76,13 +76,13 @@ class ClipTower(nn.Module):
         return F.normalize(visual.ln_post(tokens_NPD), dim=-1, eps=1e-12)
 
     def _feed_forward(self, mlp: Any, tokens_NPD: Tensor) -> Tensor:
-        hidden_NPM = wide_linear(tokens_NPD, mlp.c_fc.weight, mlp.c_fc.bias)
+        hidden_NPM = fp32_linear(tokens_NPD, mlp.c_fc.weight, mlp.c_fc.bias)
         if self.quick_gelu and not torch.is_grad_enabled():
             # In place, as silu(1.702 x) / 1.702: a tower takes 4 to 6 % less time than with three new tensors.
             hidden_NPM = F.silu(hidden_NPM.mul_(QUICK_GELU), inplace=True).mul_(1 / QUICK_GELU)
         else:
             hidden_NPM = mlp.gelu(hidden_NPM)
-        return wide_linear(hidden_NPM, mlp.c_proj.weight, mlp.c_proj.bias)
+        return fp32_linear(hidden_NPM, mlp.c_proj.weight, mlp.c_proj.bias)
 
 
 class TimmTower(nn.Module):
@@ -155,11 +155,11 @@ _TOWERS: dict[str, Callable[[TowerConfig], nn.Module]] = {
 def _attend(attention: Any, tokens_NPD: Tensor) -> Tensor:
     """What open_clip's `nn.MultiheadAttention` computes, by one packed product and PyTorch's fused kernel."""
     num_images, num_tokens, width = tokens_NPD.shape
-    packed = wide_linear(tokens_NPD, attention.in_proj_weight, attention.in_proj_bias)
+    packed = fp32_linear(tokens_NPD, attention.in_proj_weight, attention.in_proj_bias)
     packed_NP3HK = packed.view(num_images, num_tokens, 3, attention.num_heads, width // attention.num_heads)
     query, key, value = packed_NP3HK.permute(2, 0, 3, 1, 4)
     mixed_NHPK = F.scaled_dot_product_attention(query, key, value)
-    return wide_linear(mixed_NHPK.transpose(1, 2).flatten(2), attention.out_proj.weight, attention.out_proj.bias)
+    return fp32_linear(mixed_NHPK.transpose(1, 2).flatten(2), attention.out_proj.weight, attention.out_proj.bias)
 
 
 def _open_clip_visual(config: TowerConfig) -> Any:

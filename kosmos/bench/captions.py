@@ -17,21 +17,26 @@ from kosmos.evaluation.captioning import caption_scores, held_out_loss
 from kosmos.pretrained import Kosmos, load
 from kosmos.transformer.kernels.quantized import QuantizeMode
 
-__all__ = ["CaptionBench", "CaptionFigure", "run_captions"]
+__all__ = ["CAPTION_CASES", "CaptionBench", "CaptionFigure", "run_captions"]
 
 TEXTS = 100
 TEXT_WORDS = 120
-BEAMS = (1, 5)
+BEAMS = {"greedy": 1, "beam5": 5}
+CAPTION_CASES = ("loss", *BEAMS)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionBench:
-    """What to measure: `pictures` limits the validation pictures (all where None); `weights` are ways to store them."""
+    """What to measure: `pictures` limits the validation pictures (all where None); `weights` are ways to store them.
+
+    `cases` are `loss` (of captions and of books), `greedy` and `beam5`.
+    """
 
     model: str
     data: Path
     weights: Sequence[QuantizeMode | None]
     pictures: int | None = None
+    cases: tuple[str, ...] = CAPTION_CASES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,19 +67,22 @@ def run_captions(bench: CaptionBench) -> Iterator[CaptionFigure]:
     for weights in bench.weights:
         model = load(bench.model, quantize=weights)
         name = weights or "unquantised"
-        for figure in _figures(model, items, texts):
+        for figure in _figures(model, items, texts, bench.cases):
             peers = figure.peers | ({"unquantised": first[figure.case]} if figure.case in first else {})
             yield CaptionFigure(case=f"{figure.case} {name}", unit=figure.unit, ours=figure.ours, peers=peers)
             first.setdefault(figure.case, figure.ours)
 
 
-def _figures(model: Kosmos, items: Sequence[Captioned], texts: Sequence[str]) -> Iterator[CaptionFigure]:
+def _figures(
+    model: Kosmos, items: Sequence[Captioned], texts: Sequence[str], cases: Sequence[str]
+) -> Iterator[CaptionFigure]:
     pictures, references = [item.picture for item in items], [item.captions for item in items]
-    loss = held_out_loss(model, pictures, references, texts)
-    yield CaptionFigure(case="loss-captions", unit="nats/token", ours=loss.captions, peers={})
-    yield CaptionFigure(case="loss-text", unit="nats/token", ours=loss.text, peers={})
-    for num_beams in BEAMS:
-        found = caption_scores(model, pictures, references, num_beams=num_beams)
-        case = "greedy" if num_beams == 1 else f"beam{num_beams}"
-        peers = {"grey": found.grey, "other": found.other}
-        yield CaptionFigure(case=case, unit="CIDEr-D", ours=found.picture, peers=peers)
+    if "loss" in cases:
+        loss = held_out_loss(model, pictures, references, texts)
+        yield CaptionFigure(case="loss-captions", unit="nats/token", ours=loss.captions, peers={})
+        yield CaptionFigure(case="loss-text", unit="nats/token", ours=loss.text, peers={})
+    for case, num_beams in BEAMS.items():
+        if case in cases:
+            found = caption_scores(model, pictures, references, num_beams=num_beams)
+            peers = {"grey": found.grey, "other": found.other}
+            yield CaptionFigure(case=case, unit="CIDEr-D", ours=found.picture, peers=peers)

@@ -5,6 +5,7 @@ Legend: R rows, I input features, O output features.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -16,7 +17,8 @@ from kosmos.bench.timing import in_turn
 __all__ = ["best_matrix_rate", "matrices_of", "multiply_all", "read_bytes"]
 
 READ_BUFFER_BYTES = 1 << 30  # larger than any cache
-RATE_WIDTH, RATE_ROUNDS = 2048, 5
+RATE_WIDTH, SMALL_WIDTH, RATE_ROUNDS = 2048, 256, 5
+RATE_DTYPES = (torch.float32, torch.bfloat16)
 
 
 def matrices_of(decoder: nn.Module) -> list[Tensor]:
@@ -41,12 +43,18 @@ def read_bytes() -> tuple[Callable[[], object], int]:
     return (lambda: torch.dot(halves[0], halves[1])), READ_BUFFER_BYTES
 
 
+@functools.cache
 def best_matrix_rate() -> float:
-    """Multiply-adds a second of a square product in the faster of fp32 and bf16."""
-    squares = {dtype: torch.ones(RATE_WIDTH, RATE_WIDTH, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)}
-    timed = in_turn({str(dtype): _square_of(square) for dtype, square in squares.items()}, RATE_ROUNDS)
-    return float(RATE_WIDTH**3 / min(entry.median for entry in timed.values()))
+    """Multiply-adds a second of a square product in the faster of fp32 and bf16.
+
+    A small product finds the faster one: without a bf16 unit a large one in bf16 takes minutes.
+    """
+    small = in_turn({str(dtype): _square_of(SMALL_WIDTH, dtype) for dtype in RATE_DTYPES}, RATE_ROUNDS)
+    faster = min(RATE_DTYPES, key=lambda dtype: small[str(dtype)].median)
+    timed = in_turn({"large": _square_of(RATE_WIDTH, faster)}, RATE_ROUNDS)
+    return float(RATE_WIDTH**3 / timed["large"].median)
 
 
-def _square_of(square: Tensor) -> Callable[[], Tensor]:
+def _square_of(width: int, dtype: torch.dtype) -> Callable[[], Tensor]:
+    square = torch.ones(width, width, dtype=dtype)
     return lambda: square @ square

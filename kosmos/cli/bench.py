@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kosmos.bench.figure import Figure
 
 __all__ = ["add_arguments", "run"]
 
@@ -15,7 +20,9 @@ WITH_PEER = "kosmos2"  # the one shape that transformers has too
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare arguments; nothing heavy is imported."""
     parser.add_argument(
-        "name", choices=("decode", "captions"), help="decode: tokens a second, time to read an image; captions: CIDEr-D"
+        "name",
+        choices=("decode", "attention", "captions"),
+        help="decode: tokens a second, reading an image; attention: training and decoding steps; captions: quality",
     )
     parser.add_argument("--preset", choices=PRESETS, default="kosmos2", help="shape of the model (kosmos2)")
     parser.add_argument("--rounds", type=_count, default=7, help="turns of every contestant; medians are shown (7)")
@@ -39,34 +46,57 @@ def run(arguments: argparse.Namespace) -> int:
         return _captions(arguments)
     import torch
 
-    from kosmos.bench.decode import CASES, DecodeBench, run_decode
     from kosmos.bench.figure import table
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    unknown = set(arguments.case or ()) - set(CASES)
-    if unknown:
-        raise argparse.ArgumentTypeError(f"unknown case {', '.join(sorted(unknown))}; known: {', '.join(CASES)}")
+    for figure in (_decode if arguments.name == "decode" else _attention)(arguments):
+        print(figure.to_json() if arguments.json else table([figure]), flush=True)
+    return 0
+
+
+def _decode(arguments: argparse.Namespace) -> Iterator[Figure]:
+    from kosmos.bench.decode import CASES, DecodeBench, run_decode
+
     bench = DecodeBench(
         preset=arguments.preset,
         rounds=arguments.rounds,
         steps=arguments.steps,
         peers=arguments.preset == WITH_PEER and not arguments.without_peers,
-        cases=tuple(arguments.case or CASES),
+        cases=_cases(arguments, CASES),
     )
-    for figure in run_decode(bench):
-        print(figure.to_json() if arguments.json else table([figure]), flush=True)
-    return 0
+    return run_decode(bench)
+
+
+def _attention(arguments: argparse.Namespace) -> Iterator[Figure]:
+    from kosmos.bench.attention import ATTENTION_CASES, AttentionBench, run_attention
+
+    bench = AttentionBench(
+        rounds=arguments.rounds,
+        steps=arguments.steps,
+        peers=not arguments.without_peers,
+        cases=_cases(arguments, ATTENTION_CASES),
+    )
+    return run_attention(bench)
+
+
+def _cases(arguments: argparse.Namespace, known: tuple[str, ...]) -> tuple[str, ...]:
+    """What was asked for, or all. Raises: ArgumentTypeError for a case there is not."""
+    unknown = set(arguments.case or ()) - set(known)
+    if unknown:
+        raise argparse.ArgumentTypeError(f"unknown case {', '.join(sorted(unknown))}; known: {', '.join(known)}")
+    return tuple(arguments.case or known)
 
 
 def _captions(arguments: argparse.Namespace) -> int:
-    from kosmos.bench.captions import CaptionBench, run_captions
+    from kosmos.bench.captions import CAPTION_CASES, CaptionBench, run_captions
 
     bench = CaptionBench(
         model=arguments.model,
         data=arguments.data,
         weights=[None, *arguments.quantize],
         pictures=arguments.pictures,
+        cases=_cases(arguments, CAPTION_CASES),
     )
     for figure in run_captions(bench):
         print(figure.to_json() if arguments.json else figure.to_row(), flush=True)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kosmos.transformer.kernels.fp32 import fp32_linear
 from kosmos.transformer.kernels.plan import ProductPlan, multiply
-from kosmos.transformer.kernels.wide import wide_linear
 
 __all__ = ["DETERMINISTIC_ROWS", "Linear", "set_deterministic", "set_plan"]
 
@@ -37,14 +37,14 @@ class Linear(nn.Linear):
         weight_OI, bias_O = self.weight, self.bias
         if self.plan is not None and weight_OI.dtype == torch.bfloat16 and not torch.is_grad_enabled():
             return multiply(self.plan.method(x.numel() // max(x.shape[-1], 1)), x, weight_OI, bias_O)
-        return wide_linear(*_alike(x, weight_OI, bias_O))
+        return fp32_linear(*_alike(x, weight_OI, bias_O))
 
 
 def set_deterministic(module: nn.Module, on: bool) -> None:
-    """Switch every `Linear` inside `module` to fixed tiles of rows, or back."""
+    """Switch every part of `module` that can (each `Linear`, sparse layers) to fixed tiles of rows, or back."""
     for part in module.modules():
-        if isinstance(part, Linear):
-            part.deterministic = on
+        if isinstance(getattr(type(part), "deterministic", None), bool):
+            setattr(part, "deterministic", on)  # noqa: B010  (a module's type does not say that it has one)
 
 
 def set_plan(module: nn.Module, plan: ProductPlan | None) -> None:

@@ -18,7 +18,7 @@ from kosmos.transformer.blockwise import attend_blockwise, check_reach, first_se
 from kosmos.transformer.cache import CachedSequence, PagedCache
 from kosmos.transformer.groups import CachedGroup, cached_groups
 from kosmos.transformer.kernels.paged_attention import PagedRows, PageTable, load_paged_rows
-from kosmos.transformer.positions import PositionBias, XPos
+from kosmos.transformer.positions import PositionBias, XPos, rotate
 from kosmos.transformer.tiles import attend_in_tiles
 
 __all__ = ["PagedAttention"]
@@ -103,8 +103,8 @@ class PagedAttention:
     ) -> Tensor:
         """See `AttentionContext`."""
         keys_SHK, values_SHK = self.cache.keys_LSHK[layer], self.cache.values_LSHK[layer]
-        if self.rotation is not None:
-            key_RHK = self.rotation.rotate_keys(key_RHK, self.positions_R)
+        if self.key_factors is not None:
+            key_RHK = rotate(key_RHK, self.key_factors)
         keys_SHK.index_copy_(0, self.slots_R, key_RHK.to(keys_SHK.dtype))
         values_SHK.index_copy_(0, self.slots_R, value_RHK.to(values_SHK.dtype))
         if self.tiled and bias is None:
@@ -161,19 +161,25 @@ class PagedAttention:
             outputs.append(mixed[0])
         return torch.cat(outputs)
 
+    @cached_property
+    def key_factors(self) -> Tensor | None:
+        """Rotation of the new keys, the same in every layer."""
+        return None if self.rotation is None else self.rotation.key_factors(self.positions_R)
+
+    @cached_property
+    def query_factors(self) -> Tensor | None:
+        """Rotation of decode rows toward each block they see, complex [R, B, P], the same in every layer."""
+        if self.rotation is None:
+            return None
+        blocks = -(-self.table.pages_RP.shape[1] // self.table.pages_a_block)
+        firsts_R = torch.tensor(self.firsts, device=self.positions_R.device) // self.rotation.block
+        each = [self.rotation.query_factors(self.positions_R, key_block=firsts_R + block) for block in range(blocks)]
+        return torch.stack(each, dim=1)
+
     def _toward_blocks(self, query_RHK: Tensor) -> Tensor:
         """Queries as they meet the keys of each rotation block: [R, B, H, K]."""
-        rotation = self.rotation
-        if rotation is None:
-            return query_RHK[:, None]
-        blocks = -(-self.table.pages_RP.shape[1] // self.table.pages_a_block)
-        if blocks == 1:
-            return rotation.rotate_queries(query_RHK, self.positions_R)[:, None]
-        firsts_R = torch.tensor(self.firsts, device=query_RHK.device) // rotation.block
-        turned = [
-            rotation.rotate_queries(query_RHK, self.positions_R, key_block=firsts_R + block) for block in range(blocks)
-        ]
-        return torch.stack(turned, dim=1)
+        factors_RBP = self.query_factors
+        return query_RHK[:, None] if factors_RBP is None else rotate(query_RHK[:, None], factors_RBP)
 
     def _in_tiles(self, query_RHK: Tensor, keys_SHK: Tensor, values_SHK: Tensor) -> Tensor:
         outputs = []

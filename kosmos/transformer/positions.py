@@ -20,7 +20,7 @@ from kosmos.transformer.config import DecoderConfig, EncoderConfig
 
 __all__ = [
     "SCHEMES", "Alibi", "Learned", "PositionBias", "Positions", "RelativeBuckets", "Rotary", "Sinusoidal", "Sinusoids",
-    "XPos", "build_positions", "relative_buckets",
+    "XPos", "build_positions", "relative_buckets", "rotate",
 ]  # fmt: skip
 
 Shape: TypeAlias = DecoderConfig | EncoderConfig
@@ -195,42 +195,45 @@ class XPos:
         self._log_decay = decay / scale_base if scale_base else torch.zeros_like(decay)
         self._tables: dict[tuple[int, int, torch.device], Tensor] = {}
 
-    def rotate_keys(self, key_RHK: Tensor, positions_R: Tensor) -> Tensor:
-        """Keys as they are stored, for ever: rotated against the middle of their own block."""
-        table = self._table(0, -1, key_RHK.device)
-        return _rotate(key_RHK, table[positions_R % self.block])
+    def key_factors(self, positions_R: Tensor) -> Tensor:
+        """What keys are multiplied by before they are stored, complex [R, P]: against the middle of their own block."""
+        return self._table(0, -1, positions_R.device)[positions_R % self.block]
 
-    @property
-    def decays(self) -> bool:
-        """Whether later keys would be amplified, so that only causal attention may use it."""
-        return self.scale_base is not None
+    def query_factors(self, positions_R: Tensor, *, key_block: int | Tensor | None = None) -> Tensor:
+        """What queries are multiplied by, complex [R, P], to meet keys of block `key_block` (None: of their own).
+
+        Rows that stand before `key_block`, one for all or [R], may not see it; they get distance 0 and must be masked.
+        """
+        offsets_R = positions_R % self.block
+        if key_block is None:
+            return self._table(0, 1, positions_R.device)[offsets_R]
+        blocks_back = (positions_R // self.block - key_block).clamp(min=0)
+        factors_RP = torch.empty(len(positions_R), self.head_dim // 2, dtype=torch.complex64, device=positions_R.device)
+        for distance in blocks_back.unique().tolist():
+            rows = blocks_back == distance
+            factors_RP[rows] = self._table(distance, 1, positions_R.device)[offsets_R[rows]]
+        return factors_RP
+
+    def rotate_keys(self, key_RHK: Tensor, positions_R: Tensor) -> Tensor:
+        """Keys as they are stored, for ever."""
+        return rotate(key_RHK, self.key_factors(positions_R))
 
     def rotate_queries(
         self, query_RHK: Tensor, positions_R: Tensor, *, key_block: int | Tensor | None = None
     ) -> Tensor:
-        """Queries as they meet the keys of block `key_block`, one for all or [R] (their own block where None).
-
-        Rows that stand before `key_block` may not see it; they get the rotation of distance 0 and must be masked.
-        """
-        if key_block is None:
-            return _rotate(query_RHK, self._table(0, 1, query_RHK.device)[positions_R % self.block])
-        blocks_back = (positions_R // self.block - key_block).clamp(min=0)
-        factors = torch.empty(positions_R.shape[0], self.head_dim // 2, dtype=torch.complex64, device=query_RHK.device)
-        for distance in blocks_back.unique().tolist():
-            rows = blocks_back == distance
-            factors[rows] = self._table(distance, 1, query_RHK.device)[positions_R[rows] % self.block]
-        return _rotate(query_RHK, factors)
+        """Queries as they meet the keys of a block; see `query_factors`."""
+        return rotate(query_RHK, self.query_factors(positions_R, key_block=key_block))
 
     def rotate_keys_toward(self, key_RHK: Tensor, positions_R: Tensor, *, query_block: int) -> Tensor:
         """Keys as queries of `query_block` meet them when nothing is cached: rotated against that block's middle."""
         middle = query_block * self.block + (self.block - 1) / 2
         offsets = positions_R.to("cpu", torch.float64) - middle
-        return _rotate(key_RHK, self._factors(offsets, -1).to(key_RHK.device))
+        return rotate(key_RHK, self._factors(offsets, -1).to(key_RHK.device))
 
     def turn_to_next_block(self, key_RHK: Tensor) -> Tensor:
         """Stored keys as queries of the next block meet them: decayed and turned by one block, all alike."""
         factors = self._factors(torch.tensor([-float(self.block)], dtype=torch.float64), -1)
-        return _rotate(key_RHK, factors.to(key_RHK.device))
+        return rotate(key_RHK, factors.to(key_RHK.device))
 
     def _table(self, blocks_back: int, sign: int, device: torch.device) -> Tensor:
         """Complex factors of the `block` offsets for that distance: sign +1 for queries, -1 for keys."""
@@ -245,10 +248,13 @@ class XPos:
         return torch.polar(magnitude, offsets_R[:, None] * self._angles).to(torch.complex64)
 
 
-def _rotate(x_RHK: Tensor, factors_RP: Tensor) -> Tensor:
-    """Multiply neighbouring channels, read as complex numbers, in float32; the result has the dtype of `x_RHK`."""
+def rotate(x_RHK: Tensor, factors_RP: Tensor) -> Tensor:
+    """Multiply neighbouring channels, read as complex numbers, in float32; the result has the dtype of `x_RHK`.
+
+    The shapes may have more dimensions between R and H, alike in both.
+    """
     pairs = torch.view_as_complex(x_RHK.float().unflatten(-1, (-1, 2)).contiguous())
-    return torch.view_as_real(pairs * factors_RP[:, None, :]).flatten(-2).to(x_RHK.dtype)
+    return torch.view_as_real(pairs * factors_RP.unsqueeze(-2)).flatten(-2).to(x_RHK.dtype)
 
 
 # A scheme is one class and one line here.

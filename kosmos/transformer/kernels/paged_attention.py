@@ -31,22 +31,30 @@ class PageTable:
     Attributes:
         pages_RP: int32, pages in reading order; what stands behind a row's last page is not read.
         num_keys_R: int32, keys of each row, its own included.
+        longest: the most keys of a row.
         page_size: tokens of a page.
         pages_a_block: pages of one rotation block.
     """
 
     pages_RP: Tensor
     num_keys_R: Tensor
+    longest: int
     page_size: int
     pages_a_block: int
 
     @classmethod
     def of(cls, pages: Sequence[Sequence[int]], num_keys: Sequence[int], page_size: int, block: int) -> PageTable:
         """The table of rows with `num_keys` keys; `block` is the tokens of a rotation block."""
-        longest = max(-(-keys // page_size) for keys in num_keys)
-        padded = [list(own[:longest]) + [0] * (longest - len(own)) for own in pages]
-        table = torch.tensor(padded, dtype=torch.int32)
-        return cls(table, torch.tensor(num_keys, dtype=torch.int32), page_size, max(block // page_size, 1))
+        longest = max(num_keys)
+        most = -(-longest // page_size)
+        padded = [list(own[:most]) + [0] * (most - len(own)) for own in pages]
+        return cls(
+            pages_RP=torch.tensor(padded, dtype=torch.int32),
+            num_keys_R=torch.tensor(num_keys, dtype=torch.int32),
+            longest=longest,
+            page_size=page_size,
+            pages_a_block=max(block // page_size, 1),
+        )
 
 
 class PagedRows:
@@ -67,9 +75,10 @@ class PagedRows:
         rows, blocks, heads, width = query_RBHK.shape
         out_RHK = query_RBHK.new_empty(rows, heads, width)
         tensors = (query_RBHK, keys_SHK, values_SHK, table.pages_RP, table.num_keys_R, out_RHK)
-        sizes = (rows, table.pages_RP.shape[1], table.page_size, table.pages_a_block, blocks, heads, width)
+        layout = (table.pages_RP.shape[1], table.page_size, table.pages_a_block)
+        sizes = (rows, *layout, blocks, heads, width)
         if self._attend(*(tensor.data_ptr() for tensor in tensors), *sizes, width**-0.5):
-            raise MemoryError(f"no memory for the scores of {int(table.num_keys_R.max())} keys")
+            raise MemoryError(f"no memory for the scores of {table.longest} keys")
         return out_RHK
 
 

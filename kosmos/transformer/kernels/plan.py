@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kosmos.transformer.kernels.fp32 import fp32_linear
 from kosmos.transformer.kernels.products import load_products
-from kosmos.transformer.kernels.wide import wide_linear
 
 __all__ = ["Method", "ProductPlan", "multiply", "probe_bf16_plan", "race"]
 
@@ -75,7 +75,7 @@ def _by_parts_in_fp32(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Te
     for first in range(0, num_out, UPCAST_OUTPUTS):
         part_PI = weight_OI[first : first + UPCAST_OUTPUTS]
         wide_PI[: len(part_PI)] = part_PI
-        out[..., first : first + len(part_PI)] = wide_linear(x, wide_PI[: len(part_PI)], None)
+        out[..., first : first + len(part_PI)] = fp32_linear(x, wide_PI[: len(part_PI)], None)
     return out if bias_O is None else out.add_(bias_O)
 
 

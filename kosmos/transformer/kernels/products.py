@@ -31,11 +31,17 @@ class Products:
     def __init__(self, library: ctypes.CDLL) -> None:
         self._bf16 = library.kosmos_linear_bf16
         self._bf16.argtypes = [POINTER, INT, POINTER, POINTER, INT, POINTER, INT, LONG, LONG, LONG, INT]
+        self._fp32 = library.kosmos_linear_fp32
+        self._fp32.argtypes = [POINTER, INT, POINTER, POINTER, INT, POINTER, INT, LONG, LONG, LONG]
         self._int8 = library.kosmos_linear_int8
         self._int8.argtypes = [POINTER, INT, *[POINTER] * 4, INT, POINTER, INT, LONG, LONG, LONG]
         self._int4 = library.kosmos_linear_int4
         self._int4.argtypes = [POINTER, INT, *[POINTER] * 3, INT, POINTER, INT, LONG, LONG, LONG]
         self.methods = ("widen", "dpbf16")[: library.kosmos_bf16_methods()]
+
+    def fp32(self, x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
+        """[..., I] fp32 or bf16 times an fp32 weight; returns [..., O] in the dtype of x."""
+        return _called(x, self._fp32, weight_OI.shape, [weight_OI], bias_O)
 
     def bf16(self, x: Tensor, weight_OI: Tensor, bias_O: Tensor | None, method: str) -> Tensor:
         """[..., I] fp32 or bf16 times a bf16 weight; returns [..., O] in the dtype of x.

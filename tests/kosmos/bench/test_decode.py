@@ -32,6 +32,8 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> None:
     )  # the race takes seconds, and is not at stake
     monkeypatch.setattr(floors, "READ_BUFFER_BYTES", 1 << 20)
     monkeypatch.setattr(floors, "RATE_WIDTH", 64)
+    monkeypatch.setattr(floors, "SMALL_WIDTH", 16)
+    floors.best_matrix_rate.cache_clear()
 
 
 @pytest.mark.usefixtures("toy")

@@ -1,26 +1,28 @@
-"""The product of many fp32 rows is the same by either library, and gradients never leave `F.linear`."""
+"""fp32 products are the same by every way, and gradients never leave `F.linear`."""
 
 import pytest
 import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from kosmos.transformer.kernels import wide
-from kosmos.transformer.kernels.wide import wide_linear
+from kosmos.transformer.kernels import fp32
+from kosmos.transformer.kernels.fp32 import fp32_linear
+from kosmos.transformer.kernels.products import load_products
 
 
 @pytest.fixture
 def used(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Rows of every product that oneDNN was asked for; it counts as the faster one."""
     rows: list[int] = []
-    by_onednn = wide._by_onednn
+    by_onednn = fp32._by_onednn
 
     def counted(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         rows.append(x.numel() // x.shape[-1])
         return by_onednn(x, weight, bias)
 
-    monkeypatch.setattr(wide, "_by_onednn", counted)
-    monkeypatch.setattr(wide, "onednn_is_faster", lambda: True)
+    monkeypatch.setattr(fp32, "_by_onednn", counted)
+    monkeypatch.setattr(fp32, "is_onednn_faster", lambda: True)
+    monkeypatch.setattr(fp32, "is_compiled_faster", lambda: False)
     return rows
 
 
@@ -32,7 +34,7 @@ def test_both_libraries_multiply_alike(used: list[int], shape: tuple[int, ...], 
     weight, bias = torch.randn(1024, 1024), torch.randn(1024) if with_bias else None
     x = torch.randn(*shape, 2 * 1024)[..., ::2]  # not contiguous
     with torch.inference_mode():
-        assert_close(wide_linear(x, weight, bias), F.linear(x, weight, bias), atol=2e-4, rtol=1e-4)
+        assert_close(fp32_linear(x, weight, bias), F.linear(x, weight, bias), atol=2e-4, rtol=1e-4)
     assert used == [x.numel() // 1024]
 
 
@@ -42,5 +44,19 @@ def test_what_does_not_suit_stays_with_torch(used: list[int], why: str) -> None:
     dtype = torch.bfloat16 if why == "another dtype" else torch.float32
     x, weight = torch.ones(4 if why == "few rows" else 64, width, dtype=dtype), torch.ones(1024, width, dtype=dtype)
     with torch.set_grad_enabled(why == "gradient"):
-        wide_linear(x, weight, None)
+        fp32_linear(x, weight, None)
     assert not used
+
+
+@pytest.mark.parametrize("rows", [1, 3, 8])
+@pytest.mark.parametrize("num_in", [256, 259, 1000])
+def test_few_rows_by_the_compiled_product_are_the_same(monkeypatch: pytest.MonkeyPatch, rows: int, num_in: int) -> None:
+    if load_products() is None:
+        pytest.skip("NOT proved: this machine has no compiler or no AVX2, so there are no compiled products")
+    monkeypatch.setattr(fp32, "is_compiled_faster", lambda: True)
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(rows, num_in), torch.randn(333, num_in), torch.randn(333)
+    with torch.inference_mode():
+        made = fp32_linear(x, weight, bias)
+        assert_close(made, F.linear(x, weight, bias), atol=1e-4, rtol=1e-4)
+        assert torch.equal(fp32_linear(x[:1], weight, bias), made[:1])
