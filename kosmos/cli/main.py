@@ -35,6 +35,7 @@ VERBS: Mapping[str, Verb] = {
     "train": Verb("kosmos.cli.train", "train a model"),
     "convert": Verb("kosmos.cli.convert", "turn a Kosmos-2 checkpoint into ours, or ours into one"),
     "bench": Verb("kosmos.cli.bench", "measure speed against peers and the machine's limit"),
+    "science": Verb("kosmos.cli.science", "test a claim of the papers at a small size"),
 }
 
 

@@ -1,0 +1,101 @@
+"""A folder of runs: each done once, killed ones go on to the same numbers, other values are refused."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from kosmos.science import stability
+from kosmos.science.language import byte_corpus
+from kosmos.science.runs import Figures, do_runs, logged, read_runs
+from kosmos.science.stability import StabilityRun
+from kosmos.training.loop import RunFolder
+
+TINY = StabilityRun(norms="subln", num_layers=1, learning_rate=1e-3, seed=0, steps=6, width=8, sequences=2, length=16)
+
+
+@dataclass(frozen=True)
+class Guess:
+    value: float
+
+    @property
+    def name(self) -> str:
+        return "guess"
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_finished_run_is_not_repeated(tmp_path: Path) -> None:
+    done: list[str] = []
+
+    def perform(run: Guess, place: RunFolder) -> Figures:
+        done.append(run.name)
+        return {"value": run.value}
+
+    for _ in range(2):
+        do_runs([Guess(2.0)], tmp_path, perform)
+    assert done == ["guess"]
+    assert [(one.run, one.figures) for one in read_runs(tmp_path, Guess)] == [(Guess(2.0), {"value": 2.0})]
+
+
+def test_a_folder_refuses_a_run_of_other_values(tmp_path: Path) -> None:
+    do_runs([Guess(2.0)], tmp_path, lambda run, place: {})
+    with pytest.raises(ValueError, match="another value; give another folder"):
+        do_runs([Guess(3.0)], tmp_path, lambda run, place: {})
+
+
+def test_what_is_not_finite_is_kept_as_nothing(tmp_path: Path) -> None:
+    do_runs([Guess(2.0)], tmp_path, lambda run, place: {"loss": float("nan"), "norm": float("inf")})
+    assert json.loads((tmp_path / "guess" / "result.json").read_text())["figures"] == {"loss": None, "norm": None}
+
+
+def test_a_run_that_another_command_does_is_left_to_it(tmp_path: Path) -> None:
+    (tmp_path / "guess").mkdir()
+    told: list[str] = []
+    with (tmp_path / "guess" / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        do_runs([Guess(2.0)], tmp_path, lambda run, place: {}, told.append)
+    assert told == ["1/1 guess: another command is at it"]
+    assert not read_runs(tmp_path, Guess)
+
+
+def test_a_killed_run_goes_on_to_the_same_figures(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    recipe = stability.LanguageRecipe
+    monkeypatch.setattr(stability, "LanguageRecipe", lambda **values: recipe(**values, save_every=2))
+    stability.do([TINY], data, whole, lambda line: None)
+    monkeypatch.setattr(RunFolder, "write", _killed_at(5, RunFolder.write))
+    with pytest.raises(Killed):
+        stability.do([TINY], data, cut, lambda line: None)
+    monkeypatch.undo()
+    assert not (cut / TINY.name / "result.json").exists()
+    assert len(logged(RunFolder(cut / TINY.name), "loss")) == 4
+    monkeypatch.setattr(stability, "LanguageRecipe", lambda **values: recipe(**values, save_every=2))
+    stability.do([TINY], data, cut, lambda line: None)
+    assert (cut / TINY.name / "result.json").read_bytes() == (whole / TINY.name / "result.json").read_bytes()
+
+
+def _killed_at(step: int, write: object) -> object:
+    def write_or_die(folder: RunFolder, record: dict[str, object]) -> None:
+        if record["step"] == step:
+            raise Killed
+        assert callable(write)
+        write(folder, record)
+
+    return write_or_die
+
+
+def test_a_run_stops_at_the_first_loss_that_is_not_finite(data: Path, tmp_path: Path) -> None:
+    wild = replace(TINY, norms="post", learning_rate=1e20)
+    figures = stability.perform(wild, RunFolder(tmp_path / "wild"), byte_corpus(data))
+    steps = figures["steps_finite"]
+    assert steps is not None
+    assert steps < wild.steps
+    assert figures["held_out"] is None
+    assert stability.outcome(figures) == "diverged"
