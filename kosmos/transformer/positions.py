@@ -195,6 +195,11 @@ class XPos:
         self._log_decay = decay / scale_base if scale_base else torch.zeros_like(decay)
         self._tables: dict[tuple[int, int, torch.device], Tensor] = {}
 
+    @property
+    def decays(self) -> bool:
+        """Whether later keys would be amplified, so that only causal attention may use it."""
+        return self.scale_base is not None
+
     def key_factors(self, positions_R: Tensor) -> Tensor:
         """What keys are multiplied by before they are stored, complex [R, P]: against the middle of their own block."""
         return self._table(0, -1, positions_R.device)[positions_R % self.block]
