@@ -39,6 +39,8 @@ class ExpertsConfig:
         temperature: tau at the start; the balance loss keeps it, the gate learns its own.
         capacity_factor: rows an expert takes in training, as a multiple of an even share; None drops nothing.
         balance_weight: of the balance loss beside the task's.
+        unit_gates: divide the gates of a row by their sum, taken as a constant: copies of one feed-forward then give
+            its output, and the router still learns (`upcycling.py`).
     """
 
     num_experts: int
@@ -50,6 +52,7 @@ class ExpertsConfig:
     temperature: float = 0.3
     capacity_factor: float | None = None
     balance_weight: float = 0.01
+    unit_gates: bool = False
 
     def __post_init__(self) -> None:
         _check_choice("router", self.router, get_args(Router))
