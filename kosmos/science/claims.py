@@ -35,6 +35,8 @@ CLAIMS: Mapping[str, Claim] = {
     "resolution": Claim(
         "kosmos.science.resolution_report", "how well attention tells distances apart", "extrapolation"
     ),
+    "experts": Claim("kosmos.science.experts", "X-MoE, Switch and dense at equal work a token"),
+    "translation": Claim("kosmos.science.translation", "encoder-decoders of the four assemblies"),
 }
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kosmos.training.loop import Learner, RunFolder, Stage, train
@@ -33,6 +33,7 @@ __all__ = [
     "nats_of",
     "pieces",
     "train_language_model",
+    "train_model",
     "unigram_nats",
     "word_corpus",
 ]
@@ -151,25 +152,47 @@ def train_language_model(
     validate: Callable[[int, int], dict[str, float]] = lambda rank, ranks: {},
     validate_every: int | None = None,
 ) -> int:
-    """Train in `folder`, going on where it stopped; the log has each step's loss.
+    """Train on windows of the text; see `train_model`.
 
     Args:
         beside: further losses of the batch that just passed through the model.
+    """
+
+    def losses(step: int) -> dict[str, Sum]:
+        rows = batch_of(corpus, recipe, seed=seed, step=step)
+        return {"loss": Sum(_nats(model, rows), rows.shape[0] * recipe.length, 1.0), **beside()}
+
+    return train_model(model, losses, recipe, folder, seed=seed, validate=validate, validate_every=validate_every)
+
+
+def train_model(
+    model: nn.Module,
+    losses: Callable[[int], dict[str, Sum]],
+    recipe: LanguageRecipe,
+    folder: RunFolder,
+    *,
+    seed: int,
+    validate: Callable[[int, int], dict[str, float]] = lambda rank, ranks: {},
+    validate_every: int | None = None,
+) -> int:
+    """Train in `folder`, going on where it stopped; the log has each step's loss.
+
+    Args:
+        losses: of a step; the one to look at is named `loss`.
     Returns: steps whose loss was finite, all of them unless the run diverged.
     """
     torch.set_flush_denormal(True)
 
-    def losses(step: int, rank: int, ranks: int) -> dict[str, Sum]:
-        rows = batch_of(corpus, recipe, seed=seed, step=step)
-        nats = _nats(model, rows)
-        if not math.isfinite(float(nats.detach())):
+    def finite(step: int, rank: int, ranks: int) -> dict[str, Sum]:
+        sums = losses(step)
+        if not math.isfinite(float(sums["loss"].total.detach())):
             raise _NotFiniteError(step)
-        return {"loss": Sum(nats, rows.shape[0] * recipe.length, 1.0), **beside()}
+        return sums
 
     stage = Stage(
-        name="language",
+        name="science",
         optimiser=recipe.optimiser,
-        losses=losses,
+        losses=finite,
         validate=validate,
         validate_every=validate_every or recipe.steps,
         log_every=1,
