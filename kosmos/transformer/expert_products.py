@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from kosmos.transformer.gradient_room import gradient_room
+from kosmos.transformer.gradient_room import GradientRoom
 from kosmos.transformer.kernels.fp32 import fp32_linear
 from kosmos.transformer.linear import DETERMINISTIC_ROWS
 
@@ -51,16 +51,25 @@ class Stack(NamedTuple):
 
 
 class _Manner(NamedTuple):
-    """Numbers all experts share: of the inner norm, and the dropout of their activations (0 outside training)."""
+    """What all experts share: numbers of the inner norm and of dropout (0 outside training), room for gradients."""
 
     eps: float
     dropout: float
+    room: GradientRoom
 
 
-def by_slices(x_SD: Tensor, counts: Sequence[int], stack: Stack, *, eps: float, dropout: float) -> Tensor:
-    """[S, D] -> [S, D]; expert e has the next `counts[e]` rows."""
+def by_slices(
+    x_SD: Tensor, counts: Sequence[int], stack: Stack, *, eps: float, dropout: float, room: GradientRoom | None = None
+) -> Tensor:
+    """[S, D] -> [S, D]; expert e has the next `counts[e]` rows.
+
+    Args:
+        room: of the layer, for the gradients of its experts.
+    """
     if torch.is_grad_enabled():
-        out_SD: Tensor = _Slices.apply(x_SD, list(counts), _Manner(eps, dropout), *stack.to(x_SD.dtype))
+        out_SD: Tensor = _Slices.apply(
+            x_SD, list(counts), _Manner(eps, dropout, room or GradientRoom()), *stack.to(x_SD.dtype)
+        )
         return out_SD
     out_SD = torch.empty_like(x_SD)
     for one, x_ND, out_ND in zip(stack.each(), x_SD.split(list(counts)), out_SD.split(list(counts)), strict=True):
@@ -142,7 +151,7 @@ class _Slices(torch.autograd.Function):
                 inner_NF = _inner(before_NF, mask_NF, one, manner.eps).out
                 out_ND.copy_(fp32_linear(inner_NF, one.narrow_EDF, one.narrow_bias_ED))
             kept += [before_NF, mask_NF]
-        ctx.counts, ctx.eps = counts, manner.eps
+        ctx.counts, ctx.manner = counts, manner
         ctx.save_for_backward(x_SD, *stack, *kept)
         return out_SD
 
@@ -152,14 +161,14 @@ class _Slices(torch.autograd.Function):
         x_SD, *rest = ctx.saved_tensors
         stack, kept = _stack(rest[:6]), rest[6:]
         wanted = ctx.needs_input_grad[3:]
-        grads = _stack([_room(part, wants) for part, wants in zip(stack, wanted, strict=True)])
+        grads = _stack([_wanted(part, wants, ctx.manner.room) for part, wants in zip(stack, wanted, strict=True)])
         grad_x_SD = torch.empty_like(x_SD)
         rows = (part.split(ctx.counts) for part in (x_SD, grad_SD.contiguous(), grad_x_SD))
         for one, into, before_NF, mask_NF, *of_rows in zip(
             stack.each(), grads.each(len(ctx.counts)), kept[::2], kept[1::2], *rows, strict=True
         ):
             if len(before_NF):
-                _backward_of_one(one, into, before_NF, mask_NF, *of_rows, eps=ctx.eps)
+                _backward_of_one(one, into, before_NF, mask_NF, *of_rows, eps=ctx.manner.eps)
             else:
                 for grad in into:
                     if grad is not None:
@@ -180,8 +189,8 @@ def _stack(parts: Sequence[Any]) -> Stack:
     return Stack(*parts)
 
 
-def _room(part: Tensor | None, wanted: bool) -> Tensor | None:
-    return gradient_room(part) if part is not None and wanted else None
+def _wanted(part: Tensor | None, wanted: bool, room: GradientRoom) -> Tensor | None:
+    return room.like(part) if part is not None and wanted else None
 
 
 def _inner(before_NF: Tensor, mask_NF: Tensor | None, one: Stack, eps: float) -> _Inner:

@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor
 from kosmos.transformer.config import ExpertsConfig, Initialisation, LayerShape
 from kosmos.transformer.dispatch import dispatch
 from kosmos.transformer.expert_products import Stack, by_groups, by_slices, by_tiles, groups_suit
+from kosmos.transformer.gradient_room import GradientRoom
 from kosmos.transformer.linear import DETERMINISTIC_ROWS
 from kosmos.transformer.routing import ROUTERS, Routing, balance_total, route
 
@@ -71,6 +72,7 @@ class Experts(nn.Module):
         last: what the last forward decided.
         deterministic: each row's result has the same bits whatever rows come with it.
         exchange: set where experts are split over ranks.
+        room: where gradients of experts are written.
     """
 
     deterministic: bool = False
@@ -85,6 +87,7 @@ class Experts(nn.Module):
         self.norm_eps, self.activation_dropout = shape.layer_norm_eps, shape.activation_dropout
         self.last: Routing | None = None
         self.exchange: Exchange | None = None
+        self.room = GradientRoom()
 
     @torch.no_grad()
     def initialise(self, gain: float, rule: Initialisation) -> None:
@@ -135,7 +138,7 @@ class Experts(nn.Module):
             return by_tiles(x_SD, counts_E.tolist(), stack, eps=self.norm_eps, dropout=dropout)
         if x_SD.is_cuda and groups_suit(x_SD, stack):
             return by_groups(x_SD, counts_E, stack, eps=self.norm_eps, dropout=dropout)
-        return by_slices(x_SD, counts_E.tolist(), stack, eps=self.norm_eps, dropout=dropout)
+        return by_slices(x_SD, counts_E.tolist(), stack, eps=self.norm_eps, dropout=dropout, room=self.room)
 
     def stack(self) -> Stack:
         """Parameters of the experts that this rank holds."""
@@ -144,8 +147,8 @@ class Experts(nn.Module):
         return Stack(*(part.to_local() if isinstance(part, DTensor) else part for part in parts))  # type: ignore[arg-type]
 
     def __getstate__(self) -> dict[str, object]:
-        """Without the last forward, whose tensors hang on a graph and cannot be copied."""
-        return self.__dict__ | {"last": None}
+        """Without the last forward, whose tensors hang on a graph and cannot be copied, and with room of its own."""
+        return self.__dict__ | {"last": None, "room": GradientRoom()}
 
 
 @dataclass(frozen=True)
