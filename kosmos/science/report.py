@@ -25,7 +25,8 @@ class Estimate:
     seeds: int
 
     def __str__(self) -> str:
-        digits = 1 if abs(self.mean) >= 100 else 2 if abs(self.mean) >= 10 else 3
+        size = abs(self.mean)
+        digits = 1 if size >= 100 else 2 if size >= 10 else 3 if size >= 0.1 else 5
         shown = f"{self.mean:.{digits}f}"
         return shown if self.half_width is None else f"{shown} ± {self.half_width:.{digits}f}"
 

@@ -25,6 +25,7 @@ def test_help_loads_neither_torch_nor_matplotlib() -> None:
     assert "stability" in done.stdout
 
 
+@pytest.mark.slow
 def test_stability_runs_once_and_is_read_again(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["science", "stability", "--quick", "--seeds", "1", "--steps", "2", "--output", str(tmp_path / "out")]
     assert main([*words, "--data", str(data), "--json"]) == 0
@@ -42,6 +43,7 @@ def test_stability_runs_once_and_is_read_again(data: Path, tmp_path: Path, capsy
     assert "| layers |" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_plot_goes_where_it_is_wanted(data: Path, tmp_path: Path) -> None:
     words = ["science", "stability", "--quick", "--seeds", "1", "--steps", "1", "--output", str(tmp_path / "out")]
     assert main([*words, "--data", str(data), "--plot", str(tmp_path / "here.png")]) == 0

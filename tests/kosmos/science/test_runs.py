@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import json
-from dataclasses import dataclass, replace
+import signal
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -27,8 +30,21 @@ class Guess:
         return "guess"
 
 
-class Killed(BaseException):
-    pass
+PROCESS = """
+import functools, json, os, signal, sys
+from pathlib import Path
+from kosmos.science import stability
+from kosmos.training.loop import RunFolder
+data, folder, dies_at, values = sys.argv[1:]
+write = RunFolder.write
+def write_or_die(self, record):
+    if record["step"] == int(dies_at):
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(self, record)
+RunFolder.write = write_or_die
+stability.LanguageRecipe = functools.partial(stability.LanguageRecipe, save_every=2)
+stability.do([stability.StabilityRun(**json.loads(values))], Path(data), Path(folder), print)
+"""
 
 
 def test_a_finished_run_is_not_repeated(tmp_path: Path) -> None:
@@ -65,30 +81,27 @@ def test_a_run_that_another_command_does_is_left_to_it(tmp_path: Path) -> None:
     assert not read_runs(tmp_path, Guess)
 
 
-def test_a_killed_run_goes_on_to_the_same_figures(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    recipe = stability.LanguageRecipe
-    monkeypatch.setattr(stability, "LanguageRecipe", lambda **values: recipe(**values, save_every=2))
-    stability.do([TINY], data, whole, lambda line: None)
-    monkeypatch.setattr(RunFolder, "write", _killed_at(5, RunFolder.write))
-    with pytest.raises(Killed):
-        stability.do([TINY], data, cut, lambda line: None)
-    monkeypatch.undo()
-    assert not (cut / TINY.name / "result.json").exists()
-    assert len(logged(RunFolder(cut / TINY.name), "loss")) == 4
-    monkeypatch.setattr(stability, "LanguageRecipe", lambda **values: recipe(**values, save_every=2))
-    stability.do([TINY], data, cut, lambda line: None)
-    assert (cut / TINY.name / "result.json").read_bytes() == (whole / TINY.name / "result.json").read_bytes()
+@pytest.mark.slow
+def test_a_killed_process_goes_on_to_the_same_bytes(data: Path, tmp_path: Path) -> None:
+    whole, cut = (tmp_path / name / TINY.name for name in ("whole", "cut"))
+    assert _in_a_process(data, whole.parent, dies_at=0).returncode == 0
+    assert _in_a_process(data, cut.parent, dies_at=5).returncode == -signal.SIGKILL
+    assert not (cut / "result.json").exists()
+    assert len(logged(RunFolder(cut), "loss")) == 4
+    assert _in_a_process(data, cut.parent, dies_at=0).returncode == 0
+    assert (cut / "result.json").read_bytes() == (whole / "result.json").read_bytes()
+    losses = logged(RunFolder(cut), "loss")
+    assert len(losses) == TINY.steps
+    assert losses == logged(RunFolder(whole), "loss")
 
 
-def _killed_at(step: int, write: object) -> object:
-    def write_or_die(folder: RunFolder, record: dict[str, object]) -> None:
-        if record["step"] == step:
-            raise Killed
-        assert callable(write)
-        write(folder, record)
-
-    return write_or_die
+def _in_a_process(data: Path, folder: Path, *, dies_at: int) -> subprocess.CompletedProcess[str]:
+    """Do `TINY`, saving every second step; the process kills itself when it would log step `dies_at`."""
+    return subprocess.run(
+        [sys.executable, "-c", PROCESS, str(data), str(folder), str(dies_at), json.dumps(asdict(TINY))],
+        capture_output=True,
+        text=True,
+    )
 
 
 def test_a_run_stops_at_the_first_loss_that_is_not_finite(data: Path, tmp_path: Path) -> None:
