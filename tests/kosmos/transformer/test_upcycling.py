@@ -52,7 +52,7 @@ def test_a_router_whose_gate_is_one_still_learns() -> None:
     assert layer.last is not None
     assert_close(layer.last.gates_RK, torch.ones(20, 1))
     assert layer.router.reduction.grad is not None
-    assert layer.router.reduction.grad.abs().sum() > 1e-3
+    assert layer.router.reduction.grad.abs().sum() > 1  # rounding alone leaves some thousandths
 
 
 def test_the_router_keeps_its_start_and_experts_are_copies() -> None:
