@@ -21,8 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare arguments; nothing heavy is imported."""
     parser.add_argument(
         "name",
-        choices=("decode", "attention", "captions"),
-        help="decode: tokens a second, reading an image; attention: training and decoding steps; captions: quality",
+        choices=("decode", "attention", "experts", "captions"),
+        help="decode: tokens a second, reading an image; attention: training and decoding steps of a decoder; experts: "
+        "sparse layers; captions: quality",
     )
     parser.add_argument("--preset", choices=PRESETS, default="kosmos2", help="shape of the model (kosmos2)")
     parser.add_argument("--rounds", type=_count, default=7, help="turns of every contestant; medians are shown (7)")
@@ -50,7 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    for figure in (_decode if arguments.name == "decode" else _attention)(arguments):
+    measure = {"decode": _decode, "attention": _attention, "experts": _experts}[arguments.name]
+    for figure in measure(arguments):
         print(figure.to_json() if arguments.json else table([figure]), flush=True)
     return 0
 
@@ -78,6 +80,13 @@ def _attention(arguments: argparse.Namespace) -> Iterator[Figure]:
         cases=_cases(arguments, ATTENTION_CASES),
     )
     return run_attention(bench)
+
+
+def _experts(arguments: argparse.Namespace) -> Iterator[Figure]:
+    from kosmos.bench.experts import CASES, ExpertsBench, run_experts
+
+    bench = ExpertsBench(rounds=arguments.rounds, peers=not arguments.without_peers, cases=_cases(arguments, CASES))
+    return run_experts(bench)
 
 
 def _cases(arguments: argparse.Namespace, known: tuple[str, ...]) -> tuple[str, ...]:
