@@ -6,6 +6,10 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kosmos.science.report import Report
 
 __all__ = ["add_arguments", "run"]
 
@@ -58,13 +62,12 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _plot(wanted: Path | None, usual: Path, report: object) -> None:
+def _plot(wanted: Path | None, usual: Path, report: Report) -> None:
+    """Where it is wanted, else beside the runs if there is something to draw with."""
     from importlib.util import find_spec
 
     from kosmos.science.plot import plot
-    from kosmos.science.report import Report
 
-    assert isinstance(report, Report)
     if wanted is not None or find_spec("matplotlib"):
         usual.parent.mkdir(parents=True, exist_ok=True)
         plot(report, wanted or usual)

@@ -10,6 +10,7 @@ __all__ = ["plot"]
 
 PANEL_INCHES = (4.2, 3.4)
 MARKERS = "osD^vPX*"
+FEW = 10  # points that get markers and ticks of their own
 
 
 def plot(report: Report, path: Path) -> None:
@@ -35,9 +36,10 @@ def plot(report: Report, path: Path) -> None:
             place.set_xscale("log" if "x" in report.logarithmic else "linear")
             place.set_yscale("log" if "y" in report.logarithmic else "linear")
             place.grid(visible=True, which="both", alpha=0.2)
-            for curve in report.curves:
-                if curve.panel == panel and curve.points:
-                    _draw(place, curve, names.index(curve.name))
+            own = [curve for curve in report.curves if curve.panel == panel and curve.points]
+            for curve in own:
+                _draw(place, curve, names.index(curve.name))
+            _mark(place, sorted({x for curve in own for x, _, _ in curve.points}))
         axes[0].set_ylabel(report.axes[1])
         if any(curve.points for curve in report.curves if curve.panel == panels[-1]):
             axes[-1].legend(fontsize=8)
@@ -45,6 +47,16 @@ def plot(report: Report, path: Path) -> None:
         unfinished = path.with_name("part-" + path.name)
         figure.savefig(unfinished, metadata=metadata)
         unfinished.replace(path)
+
+
+def _mark(place: object, measured: list[float]) -> None:
+    """Ticks where something was measured, if that is in few places: a logarithmic axis has others."""
+    from matplotlib.axes import Axes
+
+    assert isinstance(place, Axes)
+    if 0 < len(measured) < FEW:
+        place.set_xticks(measured, labels=[f"{x:g}" for x in measured])
+        place.set_xticks([], minor=True)
 
 
 def _draw(place: object, curve: Curve, number: int) -> None:
@@ -55,10 +67,10 @@ def _draw(place: object, curve: Curve, number: int) -> None:
     place.errorbar(
         across,
         up,
-        yerr=[width or 0.0 for width in half],
+        yerr=None if len(up) >= FEW and None in half else [width or 0.0 for width in half],
         label=curve.name,
         color=f"C{number}",
-        marker=MARKERS[number % len(MARKERS)] if len(up) < 10 else None,
+        marker=MARKERS[number % len(MARKERS)] if len(up) < FEW else None,
         markersize=4,
         linewidth=1.2,
         capsize=2,
