@@ -5,6 +5,7 @@ The only place where generation touches the model. Legend: N sequences, R rows, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -34,7 +35,7 @@ class Session:
         self.model = model
         config = model.config.decoder
         # A page must not straddle two blocks, of rotation or of sight.
-        page_size = min(PAGE_SIZE, config.causal_block or PAGE_SIZE)
+        page_size = math.gcd(PAGE_SIZE, config.causal_block or PAGE_SIZE)
         if config.positions in ("xpos", "rope"):
             page_size = min(page_size, config.xpos_block)
         # Blocks out of sight are forgotten, so endless text needs no more room than two blocks and a chunk.
@@ -62,6 +63,7 @@ class Session:
         for length in packed.lengths:
             end += length
             ends.append(end)
+        max_rows = min(max_rows, PREFILL_ROWS)
         hidden = []
         for start in range(0, ends[-1], max_rows):
             stop = min(start + max_rows, ends[-1])

@@ -109,7 +109,8 @@ class PagedAttention:
         values_SHK.index_copy_(0, self.slots_R, value_RHK.to(values_SHK.dtype))
         if self.tiled and bias is None:
             return self._in_tiles(query_RHK, keys_SHK, values_SHK)
-        compiled = bias is None and query_RHK.dtype == torch.float32 and not query_RHK.requires_grad
+        learns = query_RHK.requires_grad or keys_SHK.requires_grad or values_SHK.requires_grad
+        compiled = bias is None and query_RHK.dtype == torch.float32 and not learns
         if self.kernel is not None and compiled:
             return self.kernel.attend(self._toward_blocks(query_RHK), keys_SHK, values_SHK, self.table)
         if self.cache.causal_block:

@@ -25,6 +25,7 @@ __all__ = [
 
 Shape: TypeAlias = DecoderConfig | EncoderConfig
 FAIRSEQ_OFFSET = 2  # the first token of a sequence reads row 2: row 1 belongs to padding, which a Packed never has
+LARGEST_EXPONENT = 80.0  # e^88 is the end of float32; scores are sums of products
 XPOS_GAMMA = 0.4  # g of the paper; the value is the authors' code's
 
 
@@ -193,6 +194,11 @@ class XPos:
         self._angles = 10000.0 ** (-pairs / head_dim)
         decay = torch.log((pairs / head_dim + XPOS_GAMMA) / (1 + XPOS_GAMMA))
         self._log_decay = decay / scale_base if scale_base else torch.zeros_like(decay)
+        if float(self._log_decay.abs().max()) * block / 2 > LARGEST_EXPONENT:
+            raise ValueError(
+                f"within an xPos block of {block} tokens a decay of base {scale_base} leaves float32;"
+                f" take a base of at least {math.ceil(float(decay.abs().max()) * block / 2 / LARGEST_EXPONENT)}"
+            )
         self._tables: dict[tuple[int, int, torch.device], Tensor] = {}
 
     @property

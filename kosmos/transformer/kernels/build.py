@@ -45,7 +45,7 @@ def load_library() -> ctypes.CDLL | None:
     """The compiled kernels, built on first use; None where they cannot be had (the reason is logged)."""
     try:
         return _open_or_build()
-    except (_UnavailableError, OSError, subprocess.SubprocessError) as reason:
+    except (RuntimeError, OSError, subprocess.SubprocessError) as reason:  # a home that is not known is one, too
         log.info("compiled kernels are off, torch's are used: %s", reason)
         return None
 

@@ -30,14 +30,21 @@ Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 def fp32_linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
     """What `F.linear` gives, sooner where that can be: for fp32 on the CPU without a gradient."""
-    if torch.is_grad_enabled() or weight_OI.device.type != "cpu" or not weight_OI.dtype == x.dtype == torch.float32:
+    if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or not _are_plain(x, weight_OI, bias_O):
         return F.linear(x, weight_OI, bias_O)
     rows, numbers = x.numel() // max(x.shape[-1], 1), weight_OI.numel()
-    if rows <= FEW_ROWS and numbers >= FEW_WEIGHTS and weight_OI.is_contiguous() and is_compiled_faster():
+    if 0 < rows <= FEW_ROWS and numbers >= FEW_WEIGHTS and weight_OI.is_contiguous() and is_compiled_faster():
         return _by_compiled(x, weight_OI, bias_O)
     if rows >= MANY_ROWS and numbers >= MANY_WEIGHTS and is_onednn_faster():
         return _by_onednn(x, weight_OI, bias_O)
     return F.linear(x, weight_OI, bias_O)
+
+
+def _are_plain(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> bool:
+    """fp32 on the CPU, and a bias that lies in one piece: the other products read it as it lies."""
+    tensors = (x, weight_OI) if bias_O is None else (x, weight_OI, bias_O)
+    in_one_piece = bias_O is None or (bias_O.is_contiguous() and bias_O.shape == weight_OI.shape[:1])
+    return in_one_piece and all(t.dtype == torch.float32 and t.device.type == "cpu" for t in tensors)
 
 
 def _by_onednn(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
@@ -62,8 +69,12 @@ def is_compiled_faster() -> bool:
     return load_products() is not None and _beats_torch(_by_compiled, 1)
 
 
-@torch.inference_mode()
 def _beats_torch(product: Product, rows: int) -> bool:
+    with torch.inference_mode(), torch.autocast("cpu", enabled=False):
+        return _wins(product, rows)
+
+
+def _wins(product: Product, rows: int) -> bool:
     x_RI = torch.linspace(-1, 1, rows * PROBED_SHAPE[1]).view(rows, -1)
     weights = torch.linspace(-1, 1, PROBED_SHAPE[0] * PROBED_SHAPE[1]).view(PROBED_SHAPE).repeat(PROBED_WEIGHTS, 1, 1)
     bias_O = torch.linspace(-1, 1, PROBED_SHAPE[0])

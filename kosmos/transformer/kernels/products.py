@@ -82,7 +82,9 @@ def load_products() -> Products | None:
     if library is None:
         return None
     products = Products(library)
-    if not _multiply_rightly(products):
+    with torch.autocast("cpu", enabled=False):
+        right = _multiply_rightly(products)
+    if not right:
         log.warning("compiled products give wrong results on this machine and are off; torch's are used")
         return None
     return products
@@ -102,7 +104,13 @@ def _called(
     x, (num_out, num_in) = x.contiguous(), shape_OI
     if x.shape[-1] != num_in:
         raise ValueError(f"{x.shape[-1]} inputs for a weight of {num_in}")
+    if bias_O is not None:
+        if bias_O.shape != (num_out,) or bias_O.dtype not in ACTIVATIONS:
+            raise ValueError(f"a bias of {list(bias_O.shape)} {bias_O.dtype} for {num_out} outputs; give fp32 or bf16")
+        bias_O = bias_O.contiguous()
     out = x.new_empty(*x.shape[:-1], num_out)
+    if not out.numel():
+        return out
     rows = x.numel() // num_in if num_in else 0
     pointers = [part.data_ptr() for part in weight]
     kinds = (*_pointer_and_kind(bias_O), *_pointer_and_kind(out))

@@ -229,3 +229,19 @@ def test_a_full_cache_says_so_before_anything_is_computed() -> None:
     rest = run_cached(decoder, cache, [stored], [words(12, 2)])[0]
     expected = run_packed(decoder, [torch.cat([words(20, 0), words(12, 2)])])[0][20:]
     assert_close(rest, expected, **TOLERANCE)
+
+
+@pytest.mark.parametrize("learning", [0, 1, 2])
+def test_a_decode_step_keeps_the_gradient_of_query_key_and_value(learning: int) -> None:
+    rows = [torch.randn(1, 4, 8, requires_grad=number == learning) for number in range(3)]
+    cache = PagedCache(num_layers=1, num_heads=4, head_dim=8, num_pages=1, page_size=16)
+    cache.keys_LSHK.requires_grad_(False)
+    assert PagedAttention(cache, [CachedSequence()], [1]).attend(0, *rows).requires_grad
+
+
+def test_what_is_not_a_number_stays_visible_in_a_decode_step() -> None:
+    cache = PagedCache(num_layers=1, num_heads=1, head_dim=8, num_pages=1, page_size=16)
+    cache.keys_LSHK[0, 3] = float("nan")
+    stored = cache.allocate(16)
+    stored.length = 7
+    assert PagedAttention(cache, [stored], [1]).attend(0, *torch.randn(3, 1, 1, 8)).isnan().all()

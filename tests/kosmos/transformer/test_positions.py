@@ -137,3 +137,10 @@ def test_only_xpos_rotates() -> None:
     shape = {"vocab_size": 9, "num_layers": 1, "width": 8, "num_heads": 2, "ffn_width": 8}
     assert build_positions(DecoderConfig(**shape, positions="sinusoidal")).rotation is None
     assert isinstance(build_positions(DecoderConfig(**shape, positions="xpos")).rotation, XPos)
+
+
+def test_a_decay_too_fast_for_its_block_is_refused_with_the_base_that_is_not() -> None:
+    with pytest.raises(ValueError, match="take a base of at least 17"):
+        XPos(64, 2048, 8)
+    table = XPos(64, 2048, 17).key_factors(torch.arange(2048))
+    assert torch.isfinite(torch.view_as_real(table)).all()

@@ -49,17 +49,22 @@ struct Result {  // where sums go: biased, stored as fp32 or bf16
     }
 };
 
-// Memory of this thread for rearranged activations; grows, never shrinks.
+// Memory of this thread for rearranged activations; grows, never shrinks, and goes with the thread.
+struct Scratch {
+    void* memory = nullptr;
+    size_t size = 0;
+    ~Scratch() { std::free(memory); }
+};
+
 inline void* scratch(size_t bytes) {
-    static thread_local void* memory = nullptr;
-    static thread_local size_t size = 0;
-    if (bytes > size) {
-        std::free(memory);
-        size = (bytes + 4095) / 4096 * 4096;
-        memory = std::aligned_alloc(4096, size);
-        if (!memory) size = 0;
+    static thread_local Scratch own;
+    if (bytes > own.size) {
+        std::free(own.memory);
+        own.size = (bytes + 4095) / 4096 * 4096;
+        own.memory = std::aligned_alloc(4096, own.size);
+        if (!own.memory) own.size = 0;
     }
-    return memory;
+    return own.memory;
 }
 
 inline void prefetch(const void* address) { _mm_prefetch(static_cast<const char*>(address), _MM_HINT_T1); }

@@ -87,7 +87,7 @@ inline Ints whole(Floats v) { return __builtin_convertvector(v, Ints); }
 // e^v for v <= 0 within two units in the last place; 0 below -87.
 inline Floats exponential(Floats v) {
     const Floats floor = all(-87.f);
-    Floats x = larger(v, floor);
+    Floats x = v < floor ? floor : v;  // in this order what is not a number stays one
     Floats n = rounded(x * 1.44269504f);
     x = x - n * 0.693359375f;
     x = x + n * 2.12194440e-4f;  // ln 2 in two parts

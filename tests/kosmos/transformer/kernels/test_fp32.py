@@ -38,13 +38,15 @@ def test_both_libraries_multiply_alike(used: list[int], shape: tuple[int, ...], 
     assert used == [x.numel() // 1024]
 
 
-@pytest.mark.parametrize("why", ["gradient", "few rows", "small weight", "another dtype"])
+@pytest.mark.parametrize("why", ["gradient", "few rows", "small weight", "another dtype", "autocast", "bias"])
 def test_what_does_not_suit_stays_with_torch(used: list[int], why: str) -> None:
     width = 512 if why == "small weight" else 1024
     dtype = torch.bfloat16 if why == "another dtype" else torch.float32
     x, weight = torch.ones(4 if why == "few rows" else 64, width, dtype=dtype), torch.ones(1024, width, dtype=dtype)
-    with torch.set_grad_enabled(why == "gradient"):
-        fp32_linear(x, weight, None)
+    bias = torch.zeros(1, dtype=dtype).expand(1024) if why == "bias" else None
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=why == "autocast")
+    with torch.set_grad_enabled(why == "gradient"), autocast:
+        assert fp32_linear(x, weight, bias).dtype == F.linear(x, weight).dtype
     assert not used
 
 

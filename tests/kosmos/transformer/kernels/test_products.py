@@ -140,3 +140,19 @@ def test_numbers_that_are_not_finite_stay_visible(products: Products) -> None:
 def test_other_dtypes_are_refused(products: Products) -> None:
     with pytest.raises(TypeError, match=r"fp32 or bf16 on the cpu, not torch\.float64"):
         products.bf16(torch.ones(1, 4, dtype=torch.float64), torch.ones(2, 4).bfloat16(), None, "widen")
+
+
+def test_no_rows_give_no_rows(products: Products) -> None:
+    x, weight = torch.empty(0, 64), torch.ones(48, 64)
+    for layer in (Int4Linear(weight, None), Int8Linear(weight, None)):
+        assert layer(x).shape == (0, 48)
+    assert products.bf16(x, weight.bfloat16(), None, "widen").shape == (0, 48)
+    assert products.fp32(x, weight, None).shape == (0, 48)
+
+
+def test_a_bias_is_read_as_it_stands_or_refused(products: Products) -> None:
+    x, weight, bias = torch.randn(2, 64), torch.randn(48, 64), torch.randn(96)[::2]
+    assert_close(products.fp32(x, weight, bias), x @ weight.T + bias, atol=1e-4, rtol=1e-4)
+    for wrong in (torch.randn(3), torch.randn(48).double()):
+        with pytest.raises(ValueError, match="for 48 outputs"):
+            products.fp32(x, weight, wrong)
