@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
-from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias
 
 from text.specials import END_IMAGE, IMAGE, TAG
@@ -61,10 +60,16 @@ class Text:
 
 @dataclass(frozen=True)
 class Image:
-    """A picture: encoded bytes, a path or an open PIL image; `content_hash` is BLAKE3 over its bytes where known."""
+    """A picture: encoded bytes, a path or an open PIL image.
+
+    Attributes:
+        content_hash: BLAKE3 over its bytes where known, by whoever computed it: never what a stranger claims.
+        meta: what a data set says of it (alternative words, width, address ...).
+    """
 
     source: bytes | str | PathLike[str] | Picture
     content_hash: str | None = None
+    meta: Mapping[str, object] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ class Document:
     """Segments in reading order, and what is known about them (`meta`: source, licence, id ...)."""
 
     segments: tuple[Segment, ...]
-    meta: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
+    meta: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def images(self) -> tuple[Image, ...]:

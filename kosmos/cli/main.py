@@ -33,6 +33,7 @@ VERBS: Mapping[str, Verb] = {
     "caption": Verb("kosmos.cli.caption", "describe every picture of a folder"),
     "serve": Verb("kosmos.cli.serve", "answer over HTTP, with a page to try it"),
     "train": Verb("kosmos.cli.train", "train a model"),
+    "data": Verb("kosmos.cli.data.verbs", "make, check, clean, mix and look at shards of documents"),
     "convert": Verb("kosmos.cli.convert", "turn a Kosmos-2 checkpoint into ours, or ours into one"),
     "bench": Verb("kosmos.cli.bench", "measure speed against peers and the machine's limit"),
     "science": Verb("kosmos.cli.science", "test a claim of the papers at a small size"),

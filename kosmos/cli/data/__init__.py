@@ -1,0 +1,1 @@
+"""`kosmos data VERB`, one file a verb; `verbs` is their table."""
