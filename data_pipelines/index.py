@@ -57,7 +57,7 @@ def write_index(shard: Path, starts: list[int]) -> None:
 
 
 def sample_starts(archive: Buffer, shard: str) -> list[int]:
-    """Where each sample begins, and where the last one ends.
+    """Where each sample begins, and where the last file ends.
 
     Raises: ShardError where the archive is torn.
     """
@@ -66,9 +66,7 @@ def sample_starts(archive: Buffer, shard: str) -> list[int]:
     end, key = place, _last_key(archive, starts)
     for member in members(archive, shard, place):
         found = _key(member.name)
-        if found is None:
-            continue
-        if found != key:
+        if found is not None and found != key:
             starts.append(member.start)
             key = found
         end = member.end
@@ -76,26 +74,32 @@ def sample_starts(archive: Buffer, shard: str) -> list[int]:
 
 
 def _plain_run(archive: Buffer, starts: list[int]) -> int:
-    """Index plain ustar files (short names, no extensions) as far as they go, without making an object of any.
+    """Index plain ustar files (short ASCII names, no extensions) as far as they go, without making an object of any.
 
     Returns: the byte where something else begins; `members` goes on from there. This loop is why indexing is fast.
     """
-    place, stop, prefix, length = 0, len(archive) - BLOCK, b"/", 1
-    while place <= stop:
-        if archive[place + 156] != 48 or archive[place + 257 : place + 265] != b"ustar\x0000" or archive[place + 345]:
+    place, stop, prefix, length = 0, len(archive), b"/", 1
+    while place + BLOCK <= stop:
+        block = archive[place : place + 346]  # as far as the first letter of the prefix field
+        size = block[124:135]
+        if block[156] != 48 or block[257:265] != b"ustar\x0000" or block[345] or block[135] > 32 or not size.isdigit():
             return place
-        name, _, _ = archive[place : place + 100].partition(b"\0")
-        size = archive[place + 124 : place + 135]
-        if not size.isdigit() or (after := place + BLOCK - (-int(size, 8) // BLOCK * BLOCK)) > stop + BLOCK:
+        try:
+            after = place + BLOCK - (-int(size, 8) // BLOCK * BLOCK)
+        except ValueError:  # an 8 or a 9
             return place
-        if name[:length] != prefix or b"/" in name[length:]:
+        if after > stop:
+            return place
+        if not block.startswith(prefix) or block.find(b"/", length, 100) >= 0:
+            name = block[:100].partition(b"\0")[0]
             folder, slash, base = name.rpartition(b"/")
             stem, dot, part = base.partition(b".")
-            if not stem or not dot or not part or name[:2] == b"__":
+            if not stem or not dot or not part or name[:2] == b"__" or not name.isascii():
                 return place
-            prefix = folder + slash + stem + b"."
-            length = len(prefix)
-            starts.append(place)
+            found = folder + slash + stem + b"."
+            if found != prefix:  # the same where a slash stands in what follows the name's end
+                starts.append(place)
+                prefix, length = found, len(found)
         place = after
     return place
 

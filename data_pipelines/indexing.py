@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -12,6 +10,7 @@ from pathlib import Path
 from data_pipelines.errors import ShardError
 from data_pipelines.index import read_index, sample_starts, write_index
 from data_pipelines.shard import Shard
+from data_pipelines.shard_pool import each_shard
 from data_pipelines.stores import is_local
 
 __all__ = ["Indexed", "index_shards"]
@@ -45,12 +44,7 @@ def index_shards(paths: Sequence[str], *, force: bool = False, workers: int = 1)
             f"{elsewhere[0]} is not a file of this machine, so no index can be put beside it; copy it here"
         )
     work = partial(_index_one, force=force)
-    if workers > 1 and len(paths) > 1:
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(workers, len(paths)), mp_context=context) as pool:
-            found = list(pool.map(work, paths, chunksize=max(1, len(paths) // (8 * workers))))
-    else:
-        found = [work(path) for path in paths]
+    found = list(each_shard(work, paths, workers=workers))
     return Indexed(
         shards=len(paths),
         documents=sum(one.documents for one in found),

@@ -11,17 +11,19 @@ import re
 __all__ = ["MAX_KEY_BYTES", "clean_key", "is_portable", "split_name"]
 
 MAX_KEY_BYTES = 90
+_META = re.compile(r"__[^/]*__($|/)")
 _KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_/-]*")
 
 
 def split_name(name: str) -> tuple[str, str] | None:
     """Key (up to the first dot of the last part) and part name (lower case) of a member.
 
-    Returns: None for what belongs to no sample: names without a dot, hidden ones, `__x__` folders.
+    Returns: None for what belongs to no sample: names without a dot, hidden ones, `__x__` folders. (Of a hidden file
+        in a folder, as macOS packs them, others make a part of a sample called like the folder.)
     """
     folder, slash, base = name.rpartition("/")
     stem, dot, part = base.partition(".")
-    if not stem or not dot or not part or (name.startswith("__") and "__" in name[2:]):
+    if not stem or not dot or not part or (name.startswith("__") and _META.match(name)):
         return None
     return folder + slash + stem, part.lower()
 

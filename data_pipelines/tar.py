@@ -8,13 +8,13 @@ GNU tar manual, "Basic Tar Format". Knows nothing of documents.
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from mmap import mmap
 from typing import NamedTuple, TypeAlias
 
 from data_pipelines.errors import ShardError
 
-__all__ = ["BLOCK", "END", "Buffer", "Member", "header", "members", "padded", "verify"]
+__all__ = ["BLOCK", "END", "Buffer", "Member", "header", "is_header", "members", "padded"]
 
 BLOCK = 512
 END = bytes(2 * BLOCK)
@@ -22,7 +22,9 @@ END = bytes(2 * BLOCK)
 MAX_PAX = 2**20  # bytes of one extended header; a longer one is an attack
 Buffer: TypeAlias = bytes | mmap
 
-_FILE, _PAX, _GLOBAL_PAX, _LONG_NAME, _LONG_LINK = b"0\0", b"x", b"g", b"L", b"K"
+_FILE = b"0\x007"  # files, old files, contiguous files
+_EMPTY = b"123456"  # links, devices and folders have no contents, whatever size they state
+_EXTENDED = b"xgLK"  # pax and global pax headers, GNU long names and long link names
 _NAME, _SIZE, _CHECKSUM = slice(0, 100), slice(124, 136), slice(148, 156)
 _KIND, _MAGIC, _PREFIX = 156, slice(257, 262), slice(345, 500)
 _USTAR = b"ustar"
@@ -63,50 +65,57 @@ def header(name: str, size: int) -> bytes:
     return info.tobuf(tarfile.USTAR_FORMAT)
 
 
-def members(archive: Buffer, shard: str, start: int = 0, end: int | None = None) -> Iterator[Member]:
+def members(
+    archive: Buffer, shard: str, start: int = 0, end: int | None = None, *, check: bool = False
+) -> Generator[Member, None, int]:
     """Regular files in order; folders, links and devices are passed over.
 
     Args:
         shard: what to call the archive in an error.
         start, end: bytes to read between; `start` must be a header's.
-    Raises: ShardError where the archive is torn or ends early. An archive without its two empty end blocks is whole
-        if it ends after a member.
+        check: hold every header against its checksum; else only those that do not look like one.
+    Returns: the byte it stopped at: the empty blocks that end an archive, or `end`.
+    Raises: ShardError where the archive is torn. Cut short at any byte, it gives every member whose contents are
+        whole, then the error if anything of another one is left. An archive without its two empty end blocks is whole.
     """
     place, stop = start, len(archive) if end is None else end
     first, name, size = place, "", -1  # of a member whose extended headers came before its own
     while place + BLOCK <= stop:
         block = archive[place : place + BLOCK]
         if not block[0] and block == END[:BLOCK]:
-            return
-        if block[_MAGIC] != _USTAR or not block[_SIZE].strip(b"\0 "):
-            _check(block, shard, place)
-        length, kind, data = _number(block[_SIZE], shard, place), block[_KIND], place + BLOCK
-        if kind in b"xgLK":
+            break
+        if check or block[_MAGIC] != _USTAR or not block[_SIZE].strip(b"\0 "):
+            _check(block, shard, first)
+        length, kind, data = _number(block[_SIZE], shard, first), block[_KIND], place + BLOCK
+        if kind in _EXTENDED:
             if length > MAX_PAX or data + length > stop:
-                raise ShardError(shard, place, "truncated" if length <= MAX_PAX else "oversized header")
-            found_name, found_size = _extended(kind, archive[data : data + length], shard, place)
+                raise ShardError(shard, first, "truncated" if length <= MAX_PAX else "oversized header")
+            found_name, found_size = _extended(kind, archive[data : data + length], shard, first)
             name, size = found_name or name, size if found_size < 0 else found_size
             place = data + padded(length)
             continue
-        length = size if size >= 0 else length
+        length = 0 if kind in _EMPTY else size if size >= 0 else length
         if data + length > stop:
             raise ShardError(shard, first, "truncated")
         if kind in _FILE:
-            yield Member(name or _name(block, shard, place), first, data, length)
-        else:
-            length = length if kind == ord("7") else 0  # links and folders have no contents
+            yield Member(name or _name(block, shard, first), first, data, length)
         place = first = data + padded(length)
         name, size = "", -1
-    if place < stop and place + BLOCK > stop and any(archive[place:stop]):
-        raise ShardError(shard, place, "truncated")
-    if place > stop and end is None and first != place:
+    if first != place or (place < stop < place + BLOCK and any(archive[place:stop])):
         raise ShardError(shard, first, "truncated")
+    return min(place, stop)
 
 
-def verify(archive: Buffer, member: Member, shard: str) -> None:
-    """Hold a member's header against its checksum. Raises: ShardError."""
-    place = member.data - BLOCK
-    _check(archive[place : place + BLOCK], shard, place)
+def is_header(archive: Buffer, place: int) -> bool:
+    """Whether a header block with the right checksum stands at a byte."""
+    block = archive[place : place + BLOCK]
+    if len(block) < BLOCK or block[_MAGIC] != _USTAR:
+        return False
+    try:
+        _check(block, "", place)
+    except ShardError:
+        return False
+    return True
 
 
 def _check(block: bytes, shard: str, place: int) -> None:
@@ -122,14 +131,15 @@ def _signed_sum(block: bytes) -> int:
 
 
 def _number(field: bytes, shard: str, place: int) -> int:
-    if field[0] & 0x80:  # base 256, for what octal cannot hold; a negative one (0xff) is no size
-        if field[0] != 0x80:
-            raise ShardError(shard, place, "torn header")
+    if field[0] == 0x80:  # base 256, for what octal cannot hold
         return int.from_bytes(field[1:], "big")
+    digits = field.split(b"\0", 1)[0].strip() or b"0"
     try:
-        return int(field.split(b"\0", 1)[0] or b"0", 8)
+        if digits.isdigit():  # int would take a sign, and a negative size would send the walk back for ever
+            return int(digits, 8)
     except ValueError:
-        raise ShardError(shard, place, "torn header") from None
+        pass
+    raise ShardError(shard, place, "torn header")
 
 
 def _name(block: bytes, shard: str, place: int) -> str:
