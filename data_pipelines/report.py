@@ -9,6 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 __all__ = ["Report", "Tally", "total"]
 
@@ -66,7 +67,11 @@ class Report:
     @staticmethod
     def from_json(line: str) -> Report:
         """What `to_json` wrote."""
-        record = json.loads(line)
+        return Report.from_record(json.loads(line))
+
+    @staticmethod
+    def from_record(record: Mapping[str, Any]) -> Report:
+        """What `to_record` gave. Raises: KeyError for anything else."""
         return Report(
             read=record["read"],
             written=record["written"],
@@ -107,9 +112,9 @@ class Tally:
         self._dropped[reason] += 1
         self._example(reason, key)
 
-    def note(self, kind: str, key: str) -> None:
-        """Something was changed or seen in a document that stays."""
-        self._noted[kind] += 1
+    def note(self, kind: str, key: str, count: int = 1) -> None:
+        """Something was changed or seen, so many times, in a document that stays."""
+        self._noted[kind] += count
         self._example(kind, key)
 
     def _example(self, reason: str, key: str) -> None:

@@ -16,6 +16,9 @@ __all__ = ["DATA_VERBS", "add_arguments", "run"]
 
 DATA_VERBS: Mapping[str, Verb] = {
     "index": Verb("kosmos.cli.data.index", "write the index beside every shard"),
+    "filter": Verb("kosmos.cli.data.filter", "drop what rules say, and count it"),
+    "mix": Verb("kosmos.cli.data.mix", "say what a mixture gives, and write it out"),
+    "preview": Verb("kosmos.cli.data.preview", "look at documents in a page"),
 }
 
 
