@@ -1,0 +1,42 @@
+"""Encoder: what the model's side hands to the loader, which itself knows no model, no tokenizer and no tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
+
+from text.document import Document
+
+__all__ = ["Encoder", "Rows"]
+
+
+class Rows(Protocol):
+    """A document, or a piece of one, as rows of a model."""
+
+    @property
+    def length(self) -> int:
+        """Rows, those of pictures included."""
+
+
+RowsT = TypeVar("RowsT", bound=Rows)
+BatchT = TypeVar("BatchT", covariant=True)
+
+
+class Encoder(Protocol[RowsT, BatchT]):
+    """Documents to batches; must pickle, as worker processes get a copy.
+
+    All four are pure: what they draw at random comes from `document.meta["__seed__"]`, a number that differs from visit
+    to visit and not from run to run.
+    """
+
+    def encode(self, document: Document) -> RowsT:
+        """Rows of a document; pictures stay closed. Raises: ValueError for a document that cannot be used."""
+
+    def split(self, rows: RowsT, length: int) -> Sequence[RowsT]:
+        """Pieces of at most `length` rows that together are the document; itself alone if it is short enough."""
+
+    def open_pictures(self, rows: RowsT) -> RowsT:
+        """The same with pictures decoded. Raises: ValueError for a picture that cannot be read."""
+
+    def collate(self, batch: Sequence[RowsT]) -> BatchT:
+        """Rows laid end to end, as the model eats them."""

@@ -1,0 +1,35 @@
+"""Blend: shares hold at every moment, in documents and in tokens, and a position gives the same choice again."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_pipelines.loader.blend import Blend
+
+WEIGHTS = st.lists(st.floats(0.05, 10.0), min_size=1, max_size=5)
+
+
+@given(weights=WEIGHTS, lane=st.integers(0, 63), steps=st.integers(50, 300))
+def test_shares_of_documents_hold(weights: list[float], lane: int, steps: int) -> None:
+    blend, taken = Blend(weights=tuple(weights), by="document", seed=(1,)), None
+    taken = blend.start()
+    for _ in range(steps):
+        taken = taken.plus(blend.next(lane, taken), 10)
+    for weight, count in zip(weights, taken.documents, strict=True):
+        assert abs(count - steps * weight / sum(weights)) <= len(weights) + 1
+
+
+@given(lane=st.integers(0, 63))
+def test_shares_of_tokens_hold_for_documents_of_any_length(lane: int) -> None:
+    blend = Blend(weights=(0.75, 0.25), by="token", seed=(1,), scale=500)
+    taken = blend.start()
+    for _ in range(400):
+        component = blend.next(lane, taken)
+        taken = taken.plus(component, (20, 500)[component])
+    assert abs(taken.rows[0] / sum(taken.rows) - 0.75) < 0.08
+
+
+def test_lanes_begin_with_different_components() -> None:
+    blend = Blend(weights=(0.5, 0.5), by="document", seed=(3,))
+    assert {blend.next(lane, blend.start()) for lane in range(16)} == {0, 1}
