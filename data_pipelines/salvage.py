@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from data_pipelines.errors import ShardError
-from data_pipelines.tar import END, Buffer, Member, is_header, members
+from data_pipelines.tar import BLOCK, END, Buffer, Member, is_header, members
 
 __all__ = ["AFTER_END", "NO_END", "Tear", "salvage"]
 
@@ -57,29 +57,33 @@ def salvage(archive: Buffer, shard: str) -> Iterator[Member | Tear]:
 
 
 def _walk(archive: Buffer, shard: str) -> Iterator[Member | Tear]:
-    place, ended = 0, False
-    while place < len(archive):
+    start, ended = 0, False
+    while start < len(archive):
         try:
-            place = yield from members(archive, shard, place, check=True)
-            reason, again = AFTER_END, _next_header(archive, place)
+            place = yield from members(archive, shard, start, check=True)
+            again = _next_header(archive, place, len(archive))
             ended = archive[place : place + len(END)] == END
+            if _SOMETHING.search(archive, place, again):
+                yield Tear(place, again, AFTER_END)
+            elif again < len(archive):
+                yield Tear(again, again, AFTER_END)
         except ShardError as error:
-            place, reason, again = error.offset, error.reason, _next_header(archive, error.offset + 1)
+            # Where bytes of the padding before it are missing, the next header stands a little earlier.
+            place = error.offset
+            earlier = _next_header(archive, max(start + 1, place - BLOCK + 1), place)
+            again = earlier if earlier < place else _next_header(archive, place + 1, len(archive))
             ended = again == len(archive)  # a torn tail says all there is to say about the end
-        if _SOMETHING.search(archive, place, again):
-            yield Tear(place, again, reason)
-        elif again < len(archive):
-            yield Tear(again, again, AFTER_END)
-        place = again
+            yield Tear(min(place, again), again, error.reason)
+        start = again
     if not ended:
         yield Tear(len(archive), len(archive), NO_END)
 
 
-def _next_header(archive: Buffer, start: int) -> int:
-    """The byte of the first header at or after `start`; the archive's length if there is none."""
-    place = archive.find(b"ustar", start + _MAGIC_PLACE)
+def _next_header(archive: Buffer, start: int, stop: int) -> int:
+    """The byte of the first header that begins in `start` to `stop`; `stop` if there is none."""
+    place = archive.find(b"ustar", start + _MAGIC_PLACE, stop + _MAGIC_PLACE + 4)
     while place >= 0:
         if is_header(archive, place - _MAGIC_PLACE):
             return place - _MAGIC_PLACE
-        place = archive.find(b"ustar", place + 1)
-    return len(archive)
+        place = archive.find(b"ustar", place + 1, stop + _MAGIC_PLACE + 4)
+    return stop

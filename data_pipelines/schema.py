@@ -11,8 +11,9 @@ The pair of img2dataset (`KEY.jpg`, `KEY.txt`, perhaps `KEY.json`) is read as pi
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import TypeAlias
 
@@ -20,7 +21,7 @@ from blake3 import blake3
 
 from data_pipelines.errors import DocumentError
 from data_pipelines.naming import MAX_KEY_BYTES, is_portable
-from text.document import Control, Document, Image, Phrase, Segment, Text
+from text.document import Box, Control, Document, Image, Phrase, Segment, Text
 from text.specials import END, END_IMAGE, IMAGE, TAG
 
 __all__ = ["PICTURE_PARTS", "Parts", "document_of_parts", "parts_of_document"]
@@ -150,7 +151,7 @@ def _segment(key: str, entry: object, parts: Parts) -> Segment:
     if not isinstance(entry, dict):
         raise DocumentError(key, "malformed segments", f"a segment is an object, not {type(entry).__name__}")
     if isinstance(entry.get("text"), str):
-        return Text(entry["text"], bool(entry.get("loss", True)), _phrases(key, entry.get("phrases") or []))
+        return _grounded_text(key, entry["text"], bool(entry.get("loss", True)), entry.get("phrases") or [])
     if isinstance(entry.get("image"), str):
         name = entry["image"]
         part = name.removeprefix(f"{key}.").lower()
@@ -167,11 +168,19 @@ def _is_control(name: str) -> bool:
     return name == END or (name not in (IMAGE, END_IMAGE) and TAG.fullmatch(name) is not None)
 
 
-def _phrases(key: str, entries: object) -> tuple[Phrase, ...]:
+def _grounded_text(key: str, text: str, loss: bool, entries: object) -> Text:
     try:
-        return tuple(
-            Phrase(start=entry["start"], end=entry["end"], boxes=tuple((a, b, c, d) for a, b, c, d in entry["boxes"]))
+        phrases = tuple(
+            Phrase(start=entry["start"], end=entry["end"], boxes=tuple(_box(box) for box in entry["boxes"]))
             for entry in entries  # type: ignore[attr-defined]
         )
+        return Text(text, loss, phrases)
     except (TypeError, KeyError, ValueError) as error:
         raise DocumentError(key, "malformed phrases", str(error)) from None
+
+
+def _box(corners: Sequence[object]) -> Box:
+    x0, y0, x1, y1 = corners
+    if not all(isinstance(place, (int, float)) and math.isfinite(place) for place in (x0, y0, x1, y1)):
+        raise ValueError(f"a box is four numbers, not {corners}"[:200])
+    return x0, y0, x1, y1  # type: ignore[return-value]

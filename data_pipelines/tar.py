@@ -120,7 +120,7 @@ def is_header(archive: Buffer, place: int) -> bool:
 
 def _check(block: bytes, shard: str, place: int) -> None:
     stated = _number(block[_CHECKSUM], shard, place)
-    if stated not in (sum(block) - sum(block[_CHECKSUM]) + 8 * 32, _signed_sum(block)):
+    if stated != sum(block) - sum(block[_CHECKSUM]) + 8 * 32 and stated != _signed_sum(block):
         raise ShardError(shard, place, "torn header")
 
 

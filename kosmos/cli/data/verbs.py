@@ -15,8 +15,13 @@ from kosmos.cli.main import DEBUG_HELP, Verb, VerbModule
 __all__ = ["DATA_VERBS", "add_arguments", "run"]
 
 DATA_VERBS: Mapping[str, Verb] = {
+    "create": Verb("kosmos.cli.data.create", "make shards from captions, pages, chats, parallel text and more"),
     "index": Verb("kosmos.cli.data.index", "write the index beside every shard"),
+    "info": Verb("kosmos.cli.data.info", "count what is in shards, and show a document"),
+    "lint": Verb("kosmos.cli.data.lint", "find everything that is wrong with shards"),
+    "repair": Verb("kosmos.cli.data.repair", "write what is good of shards anew, and quarantine the rest"),
     "filter": Verb("kosmos.cli.data.filter", "drop what rules say, and count it"),
+    "dedup": Verb("kosmos.cli.data.dedup", "drop duplicates and what evaluation sets hold"),
     "mix": Verb("kosmos.cli.data.mix", "say what a mixture gives, and write it out"),
     "preview": Verb("kosmos.cli.data.preview", "look at documents in a page"),
 }
