@@ -29,7 +29,17 @@ from PIL import (
 
 from vision.strict_pillow import strict_pillow
 
-__all__ = ["FILE_FORMATS", "SERVING_FORMATS", "ImageLimits", "Picture", "ResizeRule", "Source", "open_image", "resize"]
+__all__ = [
+    "FILE_FORMATS",
+    "SERVING_FORMATS",
+    "ImageLimits",
+    "Picture",
+    "ResizeRule",
+    "Source",
+    "check_size",
+    "open_image",
+    "resize",
+]
 
 Picture: TypeAlias = NDArray[np.uint8]
 """Height x width x 3, red, green, blue."""
@@ -127,6 +137,18 @@ def resize(image: Picture, side: int, rule: ResizeRule) -> Picture:
     return np.ascontiguousarray(scaled[top : top + side, left : left + side])
 
 
+def check_size(width: int, height: int, limits: ImageLimits, *, name: str = "picture") -> None:
+    """Refuse a picture by what its header says. Raises: ValueError."""
+    if width * height > limits.max_pixels:
+        raise ValueError(f"{name} has {width} x {height} pixels, more than {limits.max_pixels}; make it smaller")
+    if min(width, height) < limits.min_side:
+        raise ValueError(f"{name} has {width} x {height} pixels; each side needs at least {limits.min_side}")
+    if max(width, height) > limits.max_aspect * min(width, height):
+        raise ValueError(
+            f"{name} has {width} x {height} pixels; one side may be {limits.max_aspect:g} times the other at most"
+        )
+
+
 def _scale(image: Picture, *, width: int, height: int) -> Picture:
     return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
 
@@ -151,7 +173,7 @@ def _read(source: bytes | str | PathLike[str], limits: ImageLimits) -> tuple[str
 
 
 def _decode(image: Image.Image, name: str, limits: ImageLimits) -> Picture:
-    _check_size(image, name, limits)
+    check_size(image.width, image.height, limits, name=name)
     with strict_pillow():
         try:
             image.load()
@@ -160,18 +182,6 @@ def _decode(image: Image.Image, name: str, limits: ImageLimits) -> Picture:
         except Exception:  # see open_image
             raise ValueError(f"{name} is cut short or damaged; give the whole file") from None
     return np.ascontiguousarray(upright)
-
-
-def _check_size(image: Image.Image, name: str, limits: ImageLimits) -> None:
-    width, height = image.size
-    if width * height > limits.max_pixels:
-        raise ValueError(f"{name} has {width} x {height} pixels, more than {limits.max_pixels}; make it smaller")
-    if min(width, height) < limits.min_side:
-        raise ValueError(f"{name} has {width} x {height} pixels; each side needs at least {limits.min_side}")
-    if max(width, height) > limits.max_aspect * min(width, height):
-        raise ValueError(
-            f"{name} has {width} x {height} pixels; one side may be {limits.max_aspect:g} times the other at most"
-        )
 
 
 def _colors(image: Image.Image) -> Picture:
