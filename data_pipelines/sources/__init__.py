@@ -1,1 +1,1 @@
-"""Formats of others, one file each: read a path, get records in the order of the file. No torch here."""
+"""Formats of others, one file each; `formats` is their table, `source` what each offers. No torch here."""

@@ -1,18 +1,16 @@
-"""Photographs with captions in tars (`KEY.jpg` beside `KEY.json`), and captions as people write them.
-
-Released captions are spaced as in the Penn Treebank ("A dog runs ."); `written` undoes that. Knows nothing of models.
-"""
+"""Photographs with captions in tars (`KEY.jpg` beside `KEY.json`). Knows nothing of models."""
 
 from __future__ import annotations
 
 import json
-import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Captioned", "captioned", "photographs", "written"]
+from data_pipelines.sources.written import written
+
+__all__ = ["Captioned", "captioned", "photographs"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,25 +21,6 @@ class Captioned:
     origin: str
     picture: bytes
     captions: tuple[str, ...]
-
-
-_CONTRACTION = re.compile(r" (n't|'s|'re|'ve|'ll|'d|'m)\b")
-_BEFORE = re.compile(r"\s+([.,;:!?%)\]}]|'')")
-_AFTER = re.compile(r"([(\[{$]|``)\s+")
-_QUOTED = re.compile(r'" ([^"]*?) "')
-
-
-def written(caption: str) -> str:
-    """A caption as people write it: first letter large, no blank before punctuation, a full stop at the end."""
-    text = " ".join(caption.split())
-    text = _QUOTED.sub(r'"\1"', text)
-    text = _CONTRACTION.sub(r"\1", text)
-    text = _AFTER.sub(r"\1", _BEFORE.sub(r"\1", text))
-    text = text.replace("``", '"').replace("''", '"').replace(" - ", "-").strip()
-    if not text:
-        return text
-    text = text[0].upper() + text[1:]
-    return text if text[-1] in '.!?"' else text.rstrip(",;:-") + "."
 
 
 def captioned(shard: Path) -> Iterator[Captioned]:

@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from data_pipelines.sources.captioned import Captioned, written
+from data_pipelines.sources.captioned import Captioned
+from data_pipelines.sources.written import written
 
 __all__ = ["books", "caption_texts"]
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from data_pipelines.sources.captioned import Captioned, captioned, photographs, written
+from data_pipelines.sources.captioned import Captioned, captioned, photographs
 from data_pipelines.sources.interleaved import pages
 from data_pipelines.sources.plain_text import caption_texts
+from data_pipelines.sources.written import written
 
 
 def _tar(path: Path, members: dict[str, bytes]) -> None:
