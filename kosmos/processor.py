@@ -21,7 +21,7 @@ from torch import Tensor
 from kosmos.config import KosmosConfig
 from kosmos.grounding import Grounded, entities_of, pair_names, pair_of_box, training_pair_of_box
 from kosmos.packed import Packed
-from text.document import Control, Image, Phrase, Prompt, Segment, Text, document_of
+from text.document import Control, Document, Image, Phrase, Prompt, Segment, Text, document_of
 from text.specials import BEGIN, END_IMAGE, END_PHRASE, IMAGE, PADDING, PHRASE
 from text.tokenizer import Piece, Tokenizer
 from vision.image import open_image, resize
@@ -45,6 +45,7 @@ class Encoded:
         images: the pictures in reading order; not yet opened ones are `Image` segments.
         image_starts: the row of each picture's first latent.
         num_latents: rows of each picture.
+        borders: the first row of each segment, where a long document may be cut.
         image_hashes: what the Document says of each picture's content; a key for caches of the caller's own pictures.
     """
 
@@ -53,6 +54,7 @@ class Encoded:
     images: tuple[Pixels | Image, ...] = ()
     image_starts: tuple[int, ...] = ()
     num_latents: int = 0
+    borders: tuple[int, ...] = ()
     image_hashes: tuple[str | None, ...] = ()
 
     @property
@@ -69,6 +71,7 @@ class _Rows:
     weights: list[float]
     images: list[Image]
     starts: list[int]
+    borders: list[int]
 
     def add(self, ids: Iterable[int], weight: float) -> None:
         new = list(ids)
@@ -105,27 +108,17 @@ class Processor:
         Raises: ValueError for pictures that cannot be read, tokens the model does not have, and documents longer than
             the model reads: nothing is ever cut off.
         """
-        document = document_of(prompt)
-        rows = _Rows([self.tokenizer.bos_id], [0.0], [], [])
-        for index, segment in enumerate(document.segments):
-            if isinstance(segment, Image):
-                self._add_image(rows, segment)
-            elif isinstance(segment, Control):
-                rows.add([self._control_id(segment)], _control_weight(document.segments, index))
-            else:
-                rows.add(self._text_ids(segment, training=training), float(segment.loss))
-        if (training if end_document is None else end_document) and rows.ids[-1] != self.tokenizer.eos_id:
-            rows.add([self.tokenizer.eos_id], _control_weight(document.segments, len(document.segments)))
+        rows = self._rows(document_of(prompt), training=training, end_document=end_document)
         self._check_length(rows)
-        encoded = Encoded(
-            ids=tuple(rows.ids),
-            loss_weights=tuple(rows.weights),
-            images=tuple(rows.images),
-            image_starts=tuple(rows.starts),
-            num_latents=self.config.resampler.num_latents,
-            image_hashes=tuple(image.content_hash for image in rows.images),
-        )
+        encoded = self._encoded(rows)
         return self.open_pictures(encoded) if self.pictures == "now" else encoded
+
+    def encode_whole(self, document: Document) -> Encoded:
+        """Rows of a training document of any length, pictures closed; `kosmos.pieces` cuts it to what a model reads.
+
+        Raises: ValueError for tokens the model does not have.
+        """
+        return self._encoded(self._rows(document, training=True, end_document=None))
 
     def open_pictures(self, encoded: Encoded) -> Encoded:
         """The same rows with every picture decoded and resized.
@@ -175,6 +168,31 @@ class Processor:
         if not self.tokenizer.has_locations:
             return None
         return entities_of(ids, self.tokenizer, after=prompt.ids)
+
+    def _rows(self, document: Document, *, training: bool, end_document: bool | None) -> _Rows:
+        rows = _Rows([self.tokenizer.bos_id], [0.0], [], [], [])
+        for index, segment in enumerate(document.segments):
+            rows.borders.append(len(rows.ids))
+            if isinstance(segment, Image):
+                self._add_image(rows, segment)
+            elif isinstance(segment, Control):
+                rows.add([self._control_id(segment)], _control_weight(document.segments, index))
+            else:
+                rows.add(self._text_ids(segment, training=training), float(segment.loss))
+        if (training if end_document is None else end_document) and rows.ids[-1] != self.tokenizer.eos_id:
+            rows.add([self.tokenizer.eos_id], _control_weight(document.segments, len(document.segments)))
+        return rows
+
+    def _encoded(self, rows: _Rows) -> Encoded:
+        return Encoded(
+            ids=tuple(rows.ids),
+            loss_weights=tuple(rows.weights),
+            images=tuple(rows.images),
+            image_starts=tuple(rows.starts),
+            num_latents=self.config.resampler.num_latents,
+            borders=tuple(rows.borders),
+            image_hashes=tuple(image.content_hash for image in rows.images),
+        )
 
     def _add_image(self, rows: _Rows, image: Image) -> None:
         rows.starts.append(len(rows.ids) + 1)

@@ -1,0 +1,54 @@
+"""A document longer than a model reads, cut into pieces that go on one after the other; nothing of it is lost.
+
+Cuts fall where a segment begins. Only a text that is too long by itself is cut between its tokens; a picture never is.
+A piece after the first begins with `<s>` again, from which its first token is predicted.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+
+from kosmos.processor import Encoded
+
+__all__ = ["pieces"]
+
+
+def pieces(encoded: Encoded, length: int) -> list[Encoded]:
+    """Pieces of at most `length` rows, in order; the document itself if it is short enough.
+
+    Raises: ValueError for a picture that takes more rows than a piece has.
+    """
+    if encoded.length <= length:
+        return [encoded]
+    found, start = [], 1  # row 0 is `<s>`, which every piece gets
+    while start < encoded.length:
+        stop = _stop(encoded, start, start + length - 1)
+        found.append(_piece(encoded, start, stop))
+        start = stop
+    return found
+
+
+def _stop(encoded: Encoded, start: int, most: int) -> int:
+    """Where a piece that begins at `start` ends, at row `most` at the latest."""
+    if most >= encoded.length:
+        return encoded.length
+    border = encoded.borders[bisect_right(encoded.borders, most) - 1]
+    if border > start:
+        return border
+    picture = next((first for first in encoded.image_starts if first - 1 == border), None)
+    if picture is not None:
+        raise ValueError(f"a picture takes {encoded.num_latents + 2} rows, more than the {most - start} of a piece")
+    return most
+
+
+def _piece(encoded: Encoded, start: int, stop: int) -> Encoded:
+    places = [place for place, first in enumerate(encoded.image_starts) if start < first < stop]
+    return Encoded(
+        ids=(encoded.ids[0], *encoded.ids[start:stop]),
+        loss_weights=(0.0, *encoded.loss_weights[start:stop]),
+        images=tuple(encoded.images[place] for place in places),
+        image_starts=tuple(encoded.image_starts[place] - start + 1 for place in places),
+        num_latents=encoded.num_latents,
+        borders=tuple(border - start + 1 for border in encoded.borders if start <= border < stop),
+        image_hashes=tuple(encoded.image_hashes[place] for place in places),
+    )

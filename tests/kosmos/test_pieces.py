@@ -1,0 +1,64 @@
+"""Long documents are cut at segments, pictures stay whole, and the pieces together are the document."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kosmos.pieces import pieces
+from kosmos.processor import Encoded
+from text.document import Image
+
+LATENTS = 3
+SEGMENTS = st.lists(st.one_of(st.integers(1, 30), st.just("picture")), min_size=1, max_size=12)
+
+
+def _encoded(segments: list[int | str]) -> Encoded:
+    """`<s>` (0), then texts of so many distinct ids and pictures (`-1 -2 -2 -2 -3`)."""
+    ids, images, starts, borders = [0], [], [], []
+    for segment in segments:
+        borders.append(len(ids))
+        if isinstance(segment, int):
+            ids += range(100 + len(ids), 100 + len(ids) + segment)
+        else:
+            starts.append(len(ids) + 1)
+            images.append(Image(f"{len(images)}.jpg"))
+            ids += [-1, *[-2] * LATENTS, -3]
+    return Encoded(
+        ids=tuple(ids),
+        loss_weights=(0.0, *[float(id > 0) for id in ids[1:]]),
+        images=tuple(images),
+        image_starts=tuple(starts),
+        num_latents=LATENTS,
+        borders=tuple(borders),
+        image_hashes=(None,) * len(images),
+    )
+
+
+@given(segments=SEGMENTS, length=st.integers(LATENTS + 3, 40))
+def test_pieces_are_the_document_and_none_is_too_long(segments: list[int | str], length: int) -> None:
+    whole = _encoded(segments)
+    found = pieces(whole, length)
+    assert all(piece.length <= length for piece in found)
+    assert [id for piece in found for id in piece.ids[1:]] == list(whole.ids[1:])
+    assert [weight for piece in found for weight in piece.loss_weights[1:]] == list(whole.loss_weights[1:])
+    assert [image for piece in found for image in piece.images] == list(whole.images)
+    for piece in found:
+        assert (piece.ids[0], piece.loss_weights[0]) == (0, 0.0)
+        for start in piece.image_starts:
+            assert piece.ids[start - 1 : start + LATENTS + 1] == (-1, *[-2] * LATENTS, -3)
+
+
+@given(segments=SEGMENTS, length=st.integers(31, 60))
+def test_a_cut_falls_on_a_segment_where_segments_are_short_enough(segments: list[int | str], length: int) -> None:
+    whole = _encoded(segments)
+    place = 1
+    for piece in pieces(whole, length)[:-1]:
+        place += piece.length - 1
+        assert place in whole.borders
+
+
+def test_a_picture_that_fits_no_piece_is_refused() -> None:
+    with pytest.raises(ValueError, match="a picture takes 5 rows"):
+        pieces(_encoded([4, "picture", 4]), 5)
