@@ -7,8 +7,6 @@ import re
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from megatron.energon.flavors.webdataset.config import skip_meta_re, split_name_re
-from webdataset.tariterators import base_plus_ext
 
 from data_pipelines.naming import MAX_KEY_BYTES, clean_key, is_portable, split_name
 
@@ -33,8 +31,12 @@ def test_the_key_ends_at_the_first_dot_of_the_last_part(name: str, expected: tup
     assert split_name(name) == expected
 
 
+@pytest.mark.slow
 @given(names)
 def test_names_split_as_webdataset_and_energon_split_them(name: str) -> None:
+    from megatron.energon.flavors.webdataset.config import skip_meta_re, split_name_re
+    from webdataset.tariterators import base_plus_ext
+
     base = name.rpartition("/")[2]
     assume(not base.startswith(".") and not base.endswith("."))  # hidden files and empty parts: ours belong to nothing
     key, part = base_plus_ext(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 
 from kosmos.cli.data.flags import add_shards_argument, count
 
@@ -15,6 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Shards, and what else is written."""
     add_shards_argument(parser)
     parser.add_argument("--force", action="store_true", help="also where a fresh index is there")
+    parser.add_argument(
+        "--energon", action="store_true", help="also write .nv-meta/, which Megatron-Energon opens; give one folder"
+    )
     parser.add_argument("--workers", type=count, default=1, help="processes (1)")
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
@@ -24,14 +28,22 @@ def run(arguments: argparse.Namespace) -> int:
 
     Returns: 1 if a shard is torn.
     """
+    from data_pipelines.energon import prepare_for_energon
     from data_pipelines.indexing import index_shards
     from data_pipelines.stores import expand
 
-    found = index_shards(expand(arguments.shards), force=arguments.force, workers=arguments.workers)
+    folder = Path(arguments.shards[0])
+    if arguments.energon and (len(arguments.shards) > 1 or not folder.is_dir()):
+        raise argparse.ArgumentTypeError(f"--energon takes one folder of shards, not {' '.join(arguments.shards)}")
+    paths = expand(arguments.shards)
+    found = index_shards(paths, force=arguments.force, workers=arguments.workers)
     for line in found.torn:
         print(line, file=sys.stderr)
-    if arguments.json:
-        print(json.dumps(found.to_record()))
-    else:
-        print(f"{found.documents:,} documents in {found.shards:,} shards; {found.written:,} indexes written")
+    record = found.to_record()
+    words = [f"{found.documents:,} documents in {found.shards:,} shards; {found.written:,} indexes written"]
+    if arguments.energon and not found.torn:
+        prepared = prepare_for_energon(folder, [Path(path) for path in paths])
+        record["energon"] = {"shards": prepared.shards, "documents": prepared.documents, "read": prepared.read}
+        words.append(f"{folder / '.nv-meta'}: {prepared.read:,} of {prepared.shards:,} shards read anew")
+    print(json.dumps(record) if arguments.json else "\n".join(words))
     return 1 if found.torn else 0
