@@ -1,4 +1,4 @@
-"""Shards with every fault `lint` knows, made by hand byte by byte, and what is to be found in each."""
+"""Shards with every fault `lint` knows, made by hand byte by byte."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 import json
 import os
 from pathlib import Path
+from tarfile import USTAR_FORMAT, TarInfo
 
 from blake3 import blake3
 from PIL import Image as Pillow
@@ -93,28 +94,30 @@ def _keys() -> bytes:
 
 
 def _torn() -> bytes:
-    """A header with a wrong bit, a gap that is no multiple of 512 bytes, half of a pair lost, and a cut tail."""
-    bad = bytearray(page("t2"))
-    bad[3] ^= 4
-    gap = page("t4") + page("t5")
+    """A wrong bit in a header, a hundred bytes missing, half of a pair lost, a name in no alphabet, and a cut tail."""
+    wrong_bit = bytearray(page("t2"))
+    wrong_bit[3] ^= 4
+    missing = page("t4") + page("t5")
     pair = bytearray(file("t7.jpg", drawn(form="JPEG")) + file("t7.txt", "lost"))
     pair[-1024] ^= 4
-    cut = page("t9", os.urandom(0) + drawn())
+    nameless = TarInfo("t\xff.json").tobuf(USTAR_FORMAT, "latin-1")
+    cut = page("t9", drawn())
     return (
         page("t1")
-        + bytes(bad)
+        + bytes(wrong_bit)
         + page("t3")
-        + gap[:600]
-        + gap[700:]
+        + missing[:700]
+        + missing[800:]
         + page("t6")
         + bytes(pair)
         + page("t8")
+        + nameless
         + cut[:-700]
     )
 
 
 def torture_folder(folder: Path) -> Path:
-    """Eight broken shards beside a good one."""
+    """Nine broken shards beside a good one: 41 documents, every fault at least once."""
     folder.mkdir()
     shards = {
         "good.tar": page("good-1", drawn()) + page("good-2", drawn("blue"), drawn("green")) + page("good-3") + END,
@@ -122,6 +125,7 @@ def torture_folder(folder: Path) -> Path:
         "contents.tar": _contents(),
         "names.tar": _names(),
         "torn.tar": _torn(),
+        "garbage.tar": b"This was never a tar. " * 100,
         "joined.tar": page("j1") + END + page("j2") + END,
         "endless.tar": page("e1") + page("e2"),
         "stale.tar": page("s1") + END,

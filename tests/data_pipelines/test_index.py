@@ -1,4 +1,4 @@
-"""Indexes: Energon's own bytes, the same by the fast and the slow path, and never believed where they cannot be true."""
+"""Indexes: Energon's own bytes, the same by the fast and the slow path, never believed where they cannot be true."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from data_pipelines.tar import END, header, members, padded
 from tests.data_pipelines.test_tar import Entry, archive_of
 
 tricky_names = st.sampled_from(
-    ["a.json", "a.0.jpg", "a/b.json", "a/b.0.jpg", "ab.json", "a.b/c.jpg", "a.b/c.txt", "b.json", ".hidden.jpg"]
-    + ["__meta__", "__meta__/x.json", "__a__b.json", "noext", "a.", "ä.json", "ä.0.jpg", "d" * 101 + ".json"]
+    (
+        *("a.json", "a.0.jpg", "a/b.json", "a/b.0.jpg", "ab.json", "a.b/c.jpg", "a.b/c.txt", "b.json", ".hidden.jpg"),
+        *("__meta__", "__meta__/x.json", "__a__b.json", "noext", "a.", "ä.json", "ä.0.jpg", "d" * 101 + ".json"),
+    )
 )
 
 
