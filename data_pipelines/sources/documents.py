@@ -52,7 +52,7 @@ def _entries(row: Row, pictures: Pictures) -> Iterator[Entry]:
             _add(row.key, entry, draft)
     own = record.get("meta")
     own = own if isinstance(own, Mapping) else {}
-    yield draft.entry({**kept(record, besides=(field, "key", "text")), **own})
+    yield draft.entry({**kept(record, besides=(field, "images", "text")), **own})
 
 
 def _add(key: str, entry: object, draft: Draft) -> None:

@@ -22,8 +22,10 @@ DATA_VERBS: Mapping[str, Verb] = {
     "repair": Verb("kosmos.cli.data.repair", "write what is good of shards anew, and quarantine the rest"),
     "filter": Verb("kosmos.cli.data.filter", "drop what rules say, and count it"),
     "dedup": Verb("kosmos.cli.data.dedup", "drop duplicates and what evaluation sets hold"),
+    "stats": Verb("kosmos.cli.data.stats", "count what is in shards, and plot it"),
     "mix": Verb("kosmos.cli.data.mix", "say what a mixture gives, and write it out"),
     "preview": Verb("kosmos.cli.data.preview", "look at documents in a page"),
+    "convert": Verb("kosmos.cli.data.convert", "write documents in formats of others"),
 }
 
 

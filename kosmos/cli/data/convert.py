@@ -1,0 +1,35 @@
+"""`kosmos data convert`: shards in formats of others; what a format cannot hold is counted and said."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from kosmos.cli.data.flags import add_execution_arguments, add_shards_argument, execution_of, print_report
+
+__all__ = ["add_arguments", "run"]
+
+TARGETS = ("webdataset", "llava", "mmc4", "obelics", "documents", "text", "parquet", "coco")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Shards, where to, and which format."""
+    add_shards_argument(parser)
+    parser.add_argument("out", type=Path, help="folder of the output: a file for each shard, pictures under images/")
+    parser.add_argument("--to", choices=TARGETS, required=True, metavar="FORMAT", help=", ".join(TARGETS))
+    add_execution_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write every document that the format can hold.
+
+    Returns: 1 if documents were read and none could be written.
+    """
+    from data_pipelines.conversion import convert
+    from data_pipelines.stores import expand
+
+    shards = expand(arguments.shards, allow_pipe=arguments.allow_pipe)
+    execution = execution_of(arguments)
+    report = convert(shards, arguments.out, arguments.to, execution, allow_pipe=arguments.allow_pipe)
+    print_report(report, as_json=arguments.json)
+    return 1 if report.read and not report.written else 0
