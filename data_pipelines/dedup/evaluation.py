@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,7 +23,7 @@ from data_pipelines.dedup.exact import normalised_words
 from data_pipelines.dedup.perceptual import PictureHash, PictureIndex, picture_hash
 from data_pipelines.errors import DocumentError
 from data_pipelines.glance import encoded, reduced
-from data_pipelines.report import Report, Tally
+from data_pipelines.report import Report
 from data_pipelines.shard import read_documents
 from data_pipelines.stores import expand
 from data_pipelines.whole_file import whole_file
@@ -39,7 +39,6 @@ _FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplying loses nothin
 
 @dataclass(frozen=True, kw_only=True)
 class _Item:
-    key: str
     texts: tuple[str, ...] = ()
     pictures: tuple[PictureHash, ...] = ()
     fault: str = ""
@@ -72,25 +71,25 @@ def collect(name: str, source: str, target: Path, *, allow_pipe: bool = False) -
     """
     runs: defaultdict[int, set[int]] = defaultdict(set)
     pictures: list[PictureHash] = []
-    tally = Tally()
+    noted: Counter[str] = Counter()
     for item in _items(source, allow_pipe):
         if item.fault:
-            tally.note(f"{name}: {item.fault}", item.key)
+            noted[f"{name}: {item.fault}"] += 1
         pictures += item.pictures
-        if item.pictures:
-            tally.note(f"{name}: pictures looked for", item.key, len(item.pictures))
         for text in item.texts:
             words = normalised_words(text)
             looked_for = len(words) >= MIN_WORDS
-            tally.note(f"{name}: texts {'looked for' if looked_for else 'too short to look for'}", item.key)
+            noted[f"{name}: texts {'looked for' if looked_for else 'too short to look for'}"] += 1
             if looked_for:
                 length = min(len(words), RUN_WORDS)
                 runs[length].update(word_runs(words, length).tolist())
+    if pictures:
+        noted[f"{name}: pictures looked for"] = len(pictures)
     arrays = {f"runs_{length}": np.array(sorted(found), dtype=np.uint64) for length, found in runs.items()}
     target.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(target) as file:
         np.savez(file, pictures=np.array(pictures, dtype=np.uint64).reshape(-1, 2), allow_pickle=False, **arrays)
-    return tally.report()
+    return Report(noted=dict(noted))
 
 
 @lru_cache(maxsize=64)  # a worker looks at many shards
@@ -130,16 +129,16 @@ def _any_in(wanted: NDArray[np.uint64], known: NDArray[np.uint64]) -> bool:
 
 def _items(source: str, allow_pipe: bool) -> Iterator[_Item]:
     if source.endswith((".jsonl", ".jsonl.gz")):
-        for number, record in enumerate(_records(source), start=1):
-            yield _Item(key=f"line {number}", texts=tuple(_strings(record)))
+        for record in _records(source):
+            yield _Item(texts=tuple(_strings(record)))
         return
     for path in expand([source], allow_pipe=allow_pipe):
-        for key, document in read_documents(path, allow_pipe=allow_pipe):
+        for _, document in read_documents(path, allow_pipe=allow_pipe):
             if isinstance(document, DocumentError):
-                yield _Item(key=key, fault=document.reason)
+                yield _Item(fault=document.reason)
                 continue
             texts = [segment.text for segment in document.segments if isinstance(segment, Text)]
-            yield _Item(key=key, texts=(*texts, *_strings(document.meta)), pictures=tuple(_hashes(document)))
+            yield _Item(texts=(*texts, *_strings(document.meta)), pictures=tuple(_hashes(document)))
 
 
 def _records(path: str) -> Iterator[object]:
