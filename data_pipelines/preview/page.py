@@ -40,16 +40,13 @@ def preview_page(
             break
         shown.append(record)
     about = {"title": title, "total": len(samples), "shards": len(samples.paths), "wanted": len(chosen)}
-    return html_of({**about, "documents": shown})
+    return html_of({**about, "documents": shown}, policy_of(images="data:"))
 
 
-def html_of(content: Record) -> str:
+def html_of(content: Record, policy: str) -> str:
     """The page around its content: documents, or only words about a set that a server knows."""
-    style, script = _file("page.css"), _file("page.js")
-    filled = _file("page.html")
-    # In this order: what is put in last may hold any words, so nothing is looked for in it afterwards.
-    parts = {"POLICY": policy_of(images="data:"), "STYLE": style, "SCRIPT": script, "CONTENT": _inert(content)}
-    return "".join(_fill(filled, parts))
+    parts = {"POLICY": policy, "STYLE": _file("page.css"), "SCRIPT": _file("page.js"), "CONTENT": _inert(content)}
+    return "".join(_fill(_file("page.html"), parts))
 
 
 def policy_of(*, images: str, fetch: str = "'none'") -> str:

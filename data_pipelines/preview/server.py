@@ -41,7 +41,9 @@ class PreviewServer(HTTPServer):
         Raises: OSError if the port is taken.
         """
         self.samples, self.tokenizer = samples, tokenizer
-        self.page = html_of({"title": title, "total": len(samples), "shards": len(samples.paths), "served": True})
+        self.policy = policy_of(images="'self'", fetch="'self'")
+        about = {"title": title, "total": len(samples), "shards": len(samples.paths), "served": True}
+        self.page = html_of(about, self.policy)
         super().__init__(("127.0.0.1", port), _Handler)
 
     @property
@@ -106,7 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(answer.status)
         self.send_header("Content-Type", answer.kind)
         self.send_header("Content-Length", str(len(answer.body)))
-        self.send_header("Content-Security-Policy", policy_of(images="'self'", fetch="'self'"))
+        self.send_header("Content-Security-Policy", self.server.policy)
         self.send_header("X-Content-Type-Options", "nosniff")
         self.send_header("Cross-Origin-Resource-Policy", "same-origin")
         self.send_header("Cache-Control", "no-store")

@@ -12,7 +12,7 @@ import pytest
 import kosmos
 from tests.architecture.house import PACKAGES, ROOT
 
-DATA = ("kosmos/tiny/", "serving/web/")
+DATA = ("kosmos/tiny/", "serving/web/", "data_pipelines/preview/")
 
 
 @pytest.fixture(scope="module")
