@@ -11,6 +11,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -116,7 +117,7 @@ def _marker_path(out: Path, name: str) -> Path:
 def _marker(out: Path, name: str) -> Report | None:
     try:
         return Report.from_json(_marker_path(out, name).read_text("utf-8"))
-    except (FileNotFoundError, ValueError, KeyError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
 
 
@@ -146,7 +147,7 @@ def _processes(
     # Spawned: a fork of a process with threads (tokenizers, image libraries) may hang.
     context = multiprocessing.get_context("spawn")
     count = min(workers, len(tasks))
-    with ProcessPoolExecutor(count, mp_context=context, initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(count, mp_context=context, initializer=_begin_worker) as pool:
         left = iter(tasks)
         running: set[Future[tuple[str, Report]]] = set()
         try:
@@ -165,5 +166,14 @@ def _processes(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _one_thread() -> None:
+def _begin_worker() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A pool's workers outlive a parent that was killed, and would go on writing beside a rerun."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
