@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 __all__ = ["spread_with_ray"]
 
 TaskT = TypeVar("TaskT")
 ResultT = TypeVar("ResultT")
-AHEAD = 4  # tasks handed over for each that may run
+AHEAD = 4  # tasks handed over for each core, so that none waits for us
+RETRIES = 3  # of a task whose node or worker died
 
 
 def spread_with_ray(work: Callable[[TaskT], ResultT], tasks: Sequence[TaskT], workers: int) -> Iterator[ResultT]:
@@ -28,14 +29,16 @@ def spread_with_ray(work: Callable[[TaskT], ResultT], tasks: Sequence[TaskT], wo
     if started:
         ray.init(address=os.environ.get("RAY_ADDRESS"), include_dashboard=False, log_to_driver=False)
     try:
-        remote = ray.remote(max_retries=3)(work)
+        # Handed over as an argument, once: ray takes plain functions only, and `work` may be a partial one.
+        remote: Any = ray.remote(max_retries=3)(_work_on)
+        shared = ray.put(work)
         cores = ray.cluster_resources().get("CPU", 1)  # type: ignore[no-untyped-call]
         most = AHEAD * (workers or max(1, int(cores)))
         left = iter(tasks)
         running: list[ray.ObjectRef[ResultT]] = []
         while True:
             while len(running) < most and (task := next(left, None)) is not None:
-                running.append(remote.remote(task))
+                running.append(remote.remote(shared, task))
             if not running:
                 return
             done, running = ray.wait(running, num_returns=1)
@@ -43,3 +46,7 @@ def spread_with_ray(work: Callable[[TaskT], ResultT], tasks: Sequence[TaskT], wo
     finally:
         if started:
             ray.shutdown()
+
+
+def _work_on(work: Callable[[TaskT], ResultT], task: TaskT) -> ResultT:
+    return work(task)

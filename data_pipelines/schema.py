@@ -60,7 +60,11 @@ def parts_of_document(key: str, document: Document) -> dict[str, bytes]:
         else:
             segments.append(_record(segment))
     record = {"segments": segments, "meta": dict(document.meta)}
-    return {"json": json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode(), **pictures}
+    try:
+        words = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()
+    except (TypeError, ValueError) as error:  # half a surrogate pair, a value JSON has no form for
+        raise DocumentError(key, "no form in JSON", str(error)) from None
+    return {"json": words, **pictures}
 
 
 def document_of_parts(key: str, parts: Parts) -> Document:
@@ -150,15 +154,15 @@ def _document(key: str, record: Mapping[str, object], parts: Parts) -> Document:
 def _segment(key: str, entry: object, parts: Parts) -> Segment:
     if not isinstance(entry, dict):
         raise DocumentError(key, "malformed segments", f"a segment is an object, not {type(entry).__name__}")
-    if isinstance(entry.get("text"), str):
-        return _grounded_text(key, entry["text"], bool(entry.get("loss", True)), entry.get("phrases") or [])
-    if isinstance(entry.get("image"), str):
+    if isinstance(entry.get("image"), str):  # first: a data set may say `text` of a picture
         name = entry["image"]
         part = name.removeprefix(f"{key}.").lower()
         if part not in parts:
             raise DocumentError(key, "missing image", name)
         # The stated hash stays a claim: `lint` holds it against the bytes, no cache may trust it.
         return Image(parts[part], meta={field: value for field, value in entry.items() if field != "image"})
+    if isinstance(entry.get("text"), str):
+        return _grounded_text(key, entry["text"], bool(entry.get("loss", True)), entry.get("phrases") or [])
     if isinstance(entry.get("control"), str) and _is_control(entry["control"]):
         return Control(entry["control"])
     raise DocumentError(key, "malformed segments", f"a segment has text, image or control, not {sorted(entry)[:5]}")

@@ -8,7 +8,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipelines.errors import ShardError
@@ -70,6 +70,7 @@ def test_the_worked_example_of_energon() -> None:
 
 
 @pytest.mark.slow
+@settings(max_examples=40)  # each waits for the disk
 @given(st.lists(tricky_names.filter(lambda name: name != "a."), min_size=1, max_size=8))
 def test_index_bytes_are_those_energon_writes(tmp_path_factory: pytest.TempPathFactory, names: list[str]) -> None:
     from megatron.energon.epathlib import EPath

@@ -65,8 +65,8 @@ def torture(tmp_path: Path) -> Path:
     return torture_folder(tmp_path / "torture")
 
 
-def repaired(source: Path, out: Path, execution: Execution = Execution(), decode: bool = True) -> Report:
-    return repair(expand([str(source)]), out, root=source, decode=decode, execution=execution)
+def repaired(source: Path, out: Path, *, workers: int = 1, decode: bool = True) -> Report:
+    return repair(expand([str(source)]), out, root=source, decode=decode, execution=Execution(workers=workers))
 
 
 def tree(folder: Path) -> Mapping[str, bytes]:
@@ -153,7 +153,7 @@ def test_without_decoding_a_damaged_picture_stays(torture: Path, tmp_path: Path)
 @pytest.mark.slow
 def test_two_processes_write_the_same_bytes(torture: Path, tmp_path: Path) -> None:
     one = repaired(torture, tmp_path / "one")
-    two = repaired(torture, tmp_path / "two", Execution(workers=2))
+    two = repaired(torture, tmp_path / "two", workers=2)
     assert one == two
     assert tree(tmp_path / "one") == tree(tmp_path / "two")
 
