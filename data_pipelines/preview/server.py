@@ -8,9 +8,10 @@ came to; the page goes on from there.
 from __future__ import annotations
 
 import json
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Lock
 from typing import NamedTuple
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from data_pipelines.errors import DocumentError, ShardError
 from data_pipelines.preview.matching import Wanted, matches
@@ -31,8 +32,11 @@ class _Answer(NamedTuple):
     body: bytes
 
 
-class PreviewServer(HTTPServer):
-    """Listens on 127.0.0.1 only. One request at a time: the open shards are not shared between threads."""
+class PreviewServer(ThreadingHTTPServer):
+    """Listens on 127.0.0.1 only. Connections have a thread each, since browsers open some ahead and leave them silent;
+    requests are answered one at a time, since they share the open shards."""
+
+    daemon_threads = True
 
     def __init__(self, samples: ShardSet, tokenizer: Tokenizer, *, title: str, port: int = 0) -> None:
         """
@@ -41,7 +45,8 @@ class PreviewServer(HTTPServer):
         Raises: OSError if the port is taken.
         """
         self.samples, self.tokenizer = samples, tokenizer
-        self.policy = policy_of(images="'self'", fetch="'self'")
+        self._one_at_a_time = Lock()
+        self.policy = policy_of(images="'self' data:", fetch="'self'")
         about = {"title": title, "total": len(samples), "shards": len(samples.paths), "served": True}
         self.page = html_of(about, self.policy)
         super().__init__(("127.0.0.1", port), _Handler)
@@ -53,7 +58,10 @@ class PreviewServer(HTTPServer):
 
     def answer(self, target: str) -> _Answer:
         """What a GET of `target` gives."""
-        address = urlsplit(target)
+        with self._one_at_a_time:
+            return self._answer(urlsplit(target))
+
+    def _answer(self, address: SplitResult) -> _Answer:
         words = [word for word in address.path.split("/") if word]
         if not words:
             return _Answer(200, "text/html; charset=utf-8", self.page.encode())
@@ -95,7 +103,7 @@ def _addresses(number: int) -> PictureAddress:
 
 class _Handler(BaseHTTPRequestHandler):
     server: PreviewServer
-    timeout = 10  # a connection that says nothing would hold up all others
+    timeout = 60  # seconds for a connection that says nothing
     protocol_version = "HTTP/1.0"
 
     def do_GET(self) -> None:

@@ -13,6 +13,7 @@ ATTACKS = (
     "<script>window.owned = 1</script>",
     "</script><script>window.owned = 1</script>",
     "<!--<script>",
+    "</script x='<script y=",
     "</style><style>body { display: none }</style>",
     '"><img src=x onerror="window.owned = 1">',
     "<img src=https://example.org/beacon.png>",

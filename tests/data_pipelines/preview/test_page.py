@@ -41,6 +41,7 @@ def page_of(folder: Path, tokenizer: Tokenizer, **options: int) -> str:
 
 def content_of(page: str) -> dict[str, object]:
     (found,) = re.findall(r'<script id="content" type="application/json">(.*?)</script>', page, re.DOTALL)
+    assert not set("<>&") & set(found)  # browsers end a script at more than Python's parser knows
     content: dict[str, object] = json.loads(found, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     return content
 
@@ -60,7 +61,7 @@ def test_hostile_words_make_no_element_and_come_back_as_they_were(tmp_path: Path
     page = page_of(tmp_path / "hostile", small_tokenizer)
     hostile.feed(page)
     assert hostile.names == plain.names
-    assert hostile.addresses == []
+    assert hostile.addresses == ["data:,"]  # its empty icon
     texts = [segment["text"] for one in documents_of(page) for segment in one["segments"] if "text" in segment]  # type: ignore[attr-defined]
     assert texts[: 2 * len(ATTACKS) : 2] == list(ATTACKS)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,6 +117,11 @@ def test_a_page_of_elsewhere_cannot_read_documents_through_a_name_of_its_own(ser
 
 def test_every_answer_carries_the_policy(server: PreviewServer) -> None:
     policy = get(server, "/").headers["Content-Security-Policy"]
-    assert policy.startswith("default-src 'none'; img-src 'self';")
+    assert policy.startswith("default-src 'none'; img-src 'self' data:;")
     assert "connect-src 'self'" in policy
     assert server.server_address[0] == "127.0.0.1"
+
+
+def test_a_silent_connection_holds_nobody_up(server: PreviewServer) -> None:
+    with socket.create_connection(("127.0.0.1", server.server_port)):
+        assert get(server, "/documents").status == 200
