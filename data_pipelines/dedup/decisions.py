@@ -87,14 +87,14 @@ class _Search:
         self._pictures = PictureIndex(limits.distance)
         self._hashes = _picture_table(shards, self._first)
         self._digests: dict[bytes, int] = {}
+        self._searches = {"exact": self._exact, "text": self._text, "pictures": self._pictured}
 
     def judge(self, place: Place) -> Decision | None:
         """Whether a document goes; None: it stays, and later ones are compared with it."""
         number = self._first[place.shard] + place.document
         digest = self._shards[place.shard].digests[place.document].tobytes()
-        searches = {"exact": self._exact, "text": self._text, "pictures": self._pictured}
         for criterion in self._by:
-            match = searches[criterion](number, digest)
+            match = self._searches[criterion](number, digest)
             if match is not None:
                 return Decision(place, _REASONS[criterion], self._place(match.document), match.score)
         self._keep(number, digest)
@@ -110,10 +110,12 @@ class _Search:
         return None if match is None else Match(int(self._text_places[match.document]), round(match.score, 4))
 
     def _pictured(self, number: int, _digest: bytes) -> Match | None:
-        """The first document that holds something like every one of these pictures."""
-        found = [self._pictures.find(picture) for picture in self._hashes.get(number, ())]
+        """The first document with as many pictures that holds something like every one of these."""
+        pictures = self._hashes.get(number, [])
+        found = [self._pictures.find(picture) for picture in pictures]
         shared = set.intersection(*map(set, found)) if found else set()
-        return Match(min(shared), max(one[min(shared)] for one in found)) if shared else None
+        original = min((one for one in shared if len(self._hashes[one]) == len(pictures)), default=None)
+        return None if original is None else Match(original, max(one[original] for one in found))
 
     def _keep(self, number: int, digest: bytes) -> None:
         self._digests[digest] = number
