@@ -33,7 +33,7 @@ def spread_with_ray(work: Callable[[TaskT], ResultT], tasks: Sequence[TaskT], wo
         remote: Any = ray.remote(max_retries=3)(_work_on)
         shared = ray.put(work)
         cores = ray.cluster_resources().get("CPU", 1)  # type: ignore[no-untyped-call]
-        most = AHEAD * (workers or max(1, int(cores)))
+        most = workers or AHEAD * max(1, int(cores))
         left = iter(tasks)
         running: list[ray.ObjectRef[ResultT]] = []
         while True:
