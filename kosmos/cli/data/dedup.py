@@ -7,7 +7,14 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kosmos.cli.data.flags import add_execution_arguments, add_shards_argument, count, execution_of, print_report
+from kosmos.cli.data.flags import (
+    add_execution_arguments,
+    add_shards_argument,
+    count,
+    execution_of,
+    print_report,
+    repair_advised,
+)
 
 if TYPE_CHECKING:
     from data_pipelines.dedup.deduplication import Against
@@ -57,13 +64,14 @@ def run(arguments: argparse.Namespace) -> int:
         min_words=arguments.min_words,
         against=_against(arguments.against),
     )
-    report = dedup_shards(
-        expand(arguments.shards, allow_pipe=arguments.allow_pipe),
-        arguments.out,
-        wanted,
-        allow_pipe=arguments.allow_pipe,
-        execution=execution_of(arguments),
-    )
+    with repair_advised():
+        report = dedup_shards(
+            expand(arguments.shards, allow_pipe=arguments.allow_pipe),
+            arguments.out,
+            wanted,
+            allow_pipe=arguments.allow_pipe,
+            execution=execution_of(arguments),
+        )
     print_report(report, as_json=arguments.json)
     return 0 if report.written else 1
 

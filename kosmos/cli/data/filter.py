@@ -5,7 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from kosmos.cli.data.flags import add_execution_arguments, add_shards_argument, execution_of, print_report
+from kosmos.cli.data.flags import (
+    add_execution_arguments,
+    add_shards_argument,
+    execution_of,
+    print_report,
+    repair_advised,
+)
 
 __all__ = ["add_arguments", "run"]
 
@@ -47,14 +53,15 @@ def run(arguments: argparse.Namespace) -> int:
         rules = choose_rules(arguments.set, rules=dict(arguments.rule), without=arguments.without)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-    report = filter_shards(
-        expand(arguments.shards, allow_pipe=arguments.allow_pipe),
-        arguments.out,
-        rules,
-        rejected=arguments.rejected,
-        allow_pipe=arguments.allow_pipe,
-        execution=execution_of(arguments),
-    )
+    with repair_advised():
+        report = filter_shards(
+            expand(arguments.shards, allow_pipe=arguments.allow_pipe),
+            arguments.out,
+            rules,
+            rejected=arguments.rejected,
+            allow_pipe=arguments.allow_pipe,
+            execution=execution_of(arguments),
+        )
     print_report(report, as_json=arguments.json)
     return 0 if report.written else 1
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from data_pipelines.execution import Execution
     from data_pipelines.report import Report
 
-__all__ = ["add_execution_arguments", "add_shards_argument", "count", "execution_of", "print_report"]
+__all__ = ["add_execution_arguments", "add_shards_argument", "count", "execution_of", "print_report", "repair_advised"]
 
 
 def add_shards_argument(parser: argparse.ArgumentParser, *, name: str = "shards", several: bool = True) -> None:
@@ -37,6 +39,17 @@ def execution_of(arguments: argparse.Namespace) -> Execution:
     from data_pipelines.execution import Execution
 
     return Execution(workers=arguments.workers, engine=arguments.engine, told=_told)
+
+
+@contextmanager
+def repair_advised() -> Iterator[None]:
+    """Around work on shards that must be whole: says what to do about one that is torn."""
+    from data_pipelines.errors import ShardError
+
+    try:
+        yield
+    except ShardError as torn:
+        raise ValueError(f"{torn}; `kosmos data repair` saves what is whole in it") from torn
 
 
 def print_report(report: Report, *, as_json: bool) -> None:

@@ -39,7 +39,18 @@ def test_a_set_is_applied_and_reported(captions: str, tmp_path: Path, capsys: py
 
 def test_flags_add_change_and_leave_out_rules(captions: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    changed = ["--rule", "min-side=40", "--rule", "min-words=2", "--without", "special-tags", "--rule", "max-pictures"]
+    changed = [
+        "--rule",
+        "min-side=40",
+        "--rule",
+        "min-characters=5",
+        "--rule",
+        "min-words=2",
+        "--without",
+        "special-tags",
+        "--rule",
+        "max-pictures",
+    ]
     assert main(["data", "filter", captions, str(out), "--set", "captions", *changed]) == 0
     assert keys_of(out / "a.tar") == ["good", "short", "person", "small"]
 
@@ -76,3 +87,13 @@ def test_the_list_names_every_rule_with_its_source(capsys: pytest.CaptureFixture
 
 def test_the_flag_offers_the_sets_of_the_table() -> None:
     assert set(verb.SETS) == set(SETS)
+
+
+def test_a_torn_shard_is_named_with_what_to_do(
+    captions: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "torn.tar").write_bytes(Path(captions).read_bytes()[:5_000])
+    assert main(["data", "filter", str(tmp_path / "torn.tar"), str(tmp_path / "out")]) == 1
+    assert "torn.tar, byte" in (told := capsys.readouterr().err)
+    assert "`kosmos data repair` saves" in told
+    assert not (tmp_path / "out" / "torn.tar").exists()
