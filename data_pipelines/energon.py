@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+from data_pipelines.index import sample_starts
 from data_pipelines.naming import split_name
 from data_pipelines.shard import Shard
 from data_pipelines.whole_file import TEMPORARY, whole_file
@@ -75,7 +76,8 @@ def prepare_for_energon(folder: Path, shards: Sequence[Path]) -> Prepared:
     names = [shard.relative_to(folder).as_posix() for shard in shards]
     path = meta / "index.sqlite"
     temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
-    temporary.unlink(missing_ok=True)
+    for left in meta.glob(f"{path.name}.*{TEMPORARY}"):  # by a run that was killed
+        left.unlink()
     try:
         with closing(sqlite3.connect(temporary)) as database:
             counts, read = _fill(database, path, names, shards)
@@ -149,7 +151,7 @@ def _read_shard(database: sqlite3.Connection, number: int, path: Path) -> None:
             if not keys or keys[-1] != key:
                 keys.append(key)
             parts.append((number, len(keys) - 1, part, data, size))
-        starts = shard.starts
+        starts = sample_starts(shard.archive, shard.name)
     finally:
         shard.close()
     samples = ((number, key, i, starts[i], starts[i + 1] - starts[i]) for i, key in enumerate(keys))

@@ -18,7 +18,7 @@ from data_pipelines.key_census import KeyCensus, Keys, hashed
 from data_pipelines.naming import split_name
 from data_pipelines.shard import Shard, open_shard
 from data_pipelines.shard_pool import each_shard
-from data_pipelines.stores import is_local
+from data_pipelines.stores import STDIN, is_local
 from data_pipelines.survey import Survey, survey
 from data_pipelines.tar import Member, members
 
@@ -65,8 +65,7 @@ def lint(
             census.add(linted.keys)
             yield linted
         for number, starts in census.repeated().items():
-            with open_shard(paths[number], allow_pipe=allow_pipe) as shard:
-                yield Linted(shard=paths[number], findings=[_repeated(shard, start) for start in starts])
+            yield Linted(shard=paths[number], findings=_repeated(paths[number], starts, allow_pipe=allow_pipe))
 
 
 def keys_of(whole: Survey) -> Keys:
@@ -112,7 +111,14 @@ def _index_findings(shard: Shard) -> list[Finding]:
     return [Finding(shard.name, "", wrong, "index mismatch", f"{beside.name} states other places")]
 
 
-def _repeated(shard: Shard, start: int) -> Finding:
-    member = next(members(shard.archive, shard.name, start))
-    key, _ = split_name(member.name) or (member.name, "")
-    return Finding(shard.name, key, start, DUPLICATE, "a document of an earlier shard has it")
+def _repeated(path: str, starts: Sequence[int], *, allow_pipe: bool) -> list[Finding]:
+    """The census knows places only; keys are read again, but for standard input, which is gone."""
+    detail = "a document of an earlier shard has it"
+    if path == STDIN:
+        return [Finding(path, "", start, DUPLICATE, detail) for start in starts]
+    with open_shard(path, allow_pipe=allow_pipe) as shard:
+        names = [next(members(shard.archive, path, start)).name for start in starts]
+    return [
+        Finding(path, (split_name(name) or (name, ""))[0], start, DUPLICATE, detail)
+        for name, start in zip(names, starts, strict=True)
+    ]

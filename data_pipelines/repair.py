@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from data_pipelines.errors import DocumentError
 from data_pipelines.execution import Execution, run_tasks
 from data_pipelines.inspection import DUPLICATE, NOT_ADJACENT, NOT_PORTABLE, Finding, inspect_document
 from data_pipelines.key_census import KeyCensus, Keys
@@ -20,10 +21,10 @@ from data_pipelines.lint import keys_of
 from data_pipelines.naming import clean_key, is_portable
 from data_pipelines.quarantine import Judged, write_quarantine
 from data_pipelines.report import Report, Tally
-from data_pipelines.schema import document_of_parts
+from data_pipelines.schema import document_of_parts, parts_of_document
 from data_pipelines.shard import ShardWriter, open_shard
 from data_pipelines.shard_pool import each_shard
-from data_pipelines.stores import is_local
+from data_pipelines.stores import STDIN, is_local
 from data_pipelines.survey import Found, Survey, survey
 from data_pipelines.tar import Buffer
 
@@ -78,10 +79,13 @@ def repair(
 
 
 def _names(paths: Sequence[str], root: Path | None, out: Path) -> list[str]:
+    """What is written for each shard, below `out` and without ending."""
+    if STDIN in paths:
+        raise ValueError("repair reads shards twice, and standard input can be read once; write it to a file first")
     names = []
     for path in paths:
-        inside = os.path.relpath(path, root) if root is not None else path.rstrip("/").rpartition("/")[2]
-        names.append(inside.removesuffix(".tar") if is_local(path) or root is None else inside)
+        inside = os.path.relpath(path, root) if root is not None else path.rpartition("/")[2]
+        names.append(inside.removesuffix(".tar"))
         if is_local(path) and (out / f"{names[-1]}.tar").resolve() == Path(path).resolve():
             raise ValueError(f"{path} would be written over itself; give another folder than {out}")
     if twice := sorted(name for name in set(names) if names.count(name) > 1):
@@ -134,6 +138,11 @@ def _parted(whole: Survey, archive: Buffer, task: _Task, *, decode: bool) -> tup
         if found.start in repeated:
             findings.append(Finding(task.source, found.key, found.start, DUPLICATE, "an earlier shard has it"))
         serious = [finding for finding in findings if finding.reason not in MENDED]
+        if not serious:
+            try:
+                _mended(found, archive)
+            except DocumentError as error:
+                serious.append(Finding(task.source, found.key, found.start, error.reason, error.detail))
         if serious:
             bad.append((found, serious))
         else:
@@ -141,15 +150,20 @@ def _parted(whole: Survey, archive: Buffer, task: _Task, *, decode: bool) -> tup
     return good, bad
 
 
+def _mended(found: Found, archive: Buffer) -> tuple[str, Mapping[str, bytes]]:
+    """Key and parts to write: as they are, unless the key has to change. Raises: DocumentError."""
+    parts = found.contents(archive)
+    if is_portable(found.key):
+        return found.key, parts
+    key = clean_key(found.key)
+    if b'"segments"' not in parts.get("json", b""):
+        return key, parts
+    return key, parts_of_document(key, document_of_parts(found.key, parts))  # its pictures are called after its key
+
+
 def _write_good(path: Path, good: Sequence[Found], archive: Buffer) -> None:
     if not good:  # an empty tar would stop readers that want a sample of every shard
         return
     with ShardWriter(path) as writer:
         for found in good:
-            parts = found.contents(archive)
-            if is_portable(found.key):
-                writer.write_parts(found.key, parts)
-            elif b'"segments"' in parts.get("json", b""):  # its pictures are called after its key
-                writer.write(clean_key(found.key), document_of_parts(found.key, parts))
-            else:
-                writer.write_parts(clean_key(found.key), parts)
+            writer.write_parts(*_mended(found, archive))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import TypeAlias
@@ -31,6 +32,7 @@ Parts: TypeAlias = Mapping[str, bytes]
 
 MAX_JSON_BYTES = 16 * 2**20
 PICTURE_PARTS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _MAGIC = (
     (b"\xff\xd8\xff", "jpg"),
     (b"\x89PNG\r\n\x1a\n", "png"),
@@ -135,6 +137,10 @@ def _json(key: str, data: bytes) -> dict[str, object]:
         raise DocumentError(key, "JSON too large", f"{len(data)} bytes, more than {MAX_JSON_BYTES}")
     try:
         record = json.loads(_text(key, data))
+        if _SURROGATE.search(data):
+            json.dumps(record, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:  # half of a pair written as an escape: JSON, but no text
+        raise DocumentError(key, "text is not UTF-8", str(error)) from None
     except (ValueError, RecursionError) as error:
         if isinstance(error, DocumentError):
             raise
@@ -179,7 +185,7 @@ def _grounded_text(key: str, text: str, loss: bool, entries: object) -> Text:
             for entry in entries  # type: ignore[attr-defined]
         )
         return Text(text, loss, phrases)
-    except (TypeError, KeyError, ValueError) as error:
+    except (TypeError, KeyError, ValueError, OverflowError) as error:
         raise DocumentError(key, "malformed phrases", str(error)) from None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from pathlib import Path
 
@@ -115,6 +116,15 @@ def test_a_key_is_repeated_where_it_comes_later_in_the_order_of_the_shards(tmp_p
     second.write_bytes(page("c") + page("a") + page("b") + END)
     assert found(first, second) == {"1.tar": [], "2.tar": [(1024, "a", "duplicate key"), (2048, "b", "duplicate key")]}
     assert found(second, first) == {"1.tar": [(0, "a", "duplicate key"), (1024, "b", "duplicate key")], "2.tar": []}
+
+
+def test_standard_input_is_linted_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "1.tar").write_bytes(page("a") + END)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(page("b") + page("a") + END)))
+    (*_, last) = lint([str(tmp_path / "1.tar"), "-"])
+    assert [(finding.shard, finding.offset, finding.reason) for finding in last.findings] == [
+        ("-", 1024, "duplicate key")
+    ]
 
 
 def test_a_file_too_large_is_found_and_not_read(tmp_path: Path) -> None:

@@ -135,6 +135,20 @@ def test_a_document_that_is_renamed_keeps_its_pictures(tmp_path: Path) -> None:
     assert [image.source for image in document.images] == [drawn()]
 
 
+def test_what_cannot_be_renamed_is_put_away(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    unknown = file("a b.json", '{"segments": [{"image": "a b.0.png"}]}') + file("a b.0.png", b"of no known format")
+    (tmp_path / "in" / "s.tar").write_bytes(unknown + page("c") + END)
+    report = repaired(tmp_path / "in", tmp_path / "out", decode=False)
+    assert dict(report.dropped) == {"picture of an unknown format": 1}
+    assert (report.read, report.written) == (2, 1)
+
+
+def test_standard_input_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="standard input can be read once"):
+        repair(["-"], tmp_path / "out")
+
+
 def test_sound_documents_keep_their_bytes(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     sound = page("a", drawn()) + file("b.jpg", drawn(form="JPEG")) + file("b.txt", "words") + END

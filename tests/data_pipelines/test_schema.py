@@ -122,6 +122,12 @@ def test_malformed_records_are_refused_by_reader_and_schema(record: dict[str, ob
         document_of_parts("k", {"json": json.dumps(record).encode()})
 
 
+def test_a_box_of_numbers_beyond_floats_is_refused() -> None:
+    phrase = {"start": 0, "end": 1, "boxes": [[10**400] * 4]}
+    with pytest.raises(DocumentError, match="malformed phrases"):
+        document_of_parts("a", {"json": json.dumps({"segments": [{"text": "abc", "phrases": [phrase]}]}).encode()})
+
+
 @pytest.mark.parametrize("span", [(0, 4), (2, 2), (-1, 2)], ids=["beyond the text", "empty", "negative"])
 def test_phrases_that_leave_their_text_are_refused(span: tuple[int, int]) -> None:
     phrase = {"start": span[0], "end": span[1], "boxes": []}
@@ -137,6 +143,7 @@ def test_phrases_that_leave_their_text_are_refused(span: tuple[int, int]) -> Non
         (b"[]", "broken JSON"),
         (b"[" * 100_000, "broken JSON"),
         (b'{"a": "\xff"}', "text is not UTF-8"),
+        (b'{"segments": [{"text": "half a pair \\ud83d"}]}', "text is not UTF-8"),
         (b" " * (16 * 2**20 + 1), "JSON too large"),
         (b"{}", "no segments"),
         (b'{"segments": [{"image": "k.0.jpg"}]}', "missing image"),
@@ -146,6 +153,11 @@ def test_what_is_wrong_has_a_fixed_reason(contents: bytes, reason: str) -> None:
     with pytest.raises(DocumentError) as error:
         document_of_parts("k", {"json": contents})
     assert error.value.reason == reason
+
+
+def test_a_whole_pair_written_as_escapes_is_text() -> None:
+    parts = {"json": b'{"segments": [{"text": "\\ud83d\\ude00"}]}'}
+    assert document_of_parts("k", parts).segments == (Text("\N{GRINNING FACE}"),)
 
 
 def test_what_json_cannot_hold_is_an_error_of_the_document() -> None:
