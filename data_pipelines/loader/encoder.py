@@ -25,8 +25,8 @@ BatchT = TypeVar("BatchT", covariant=True)
 class Encoder(Protocol[RowsT, BatchT]):
     """Documents to batches; must pickle, as worker processes get a copy.
 
-    All four are pure: what they draw at random comes from `document.meta["__seed__"]`, a number that differs from visit
-    to visit and not from run to run.
+    All four are pure. What they draw at random comes from `document.meta["__seed__"]`, a number that differs from visit
+    to visit and not from run to run; `__key__` and `__epoch__` (visits of this document before) stand beside it.
     """
 
     def encode(self, document: Document) -> RowsT:

@@ -3,7 +3,7 @@
     loader = Loader({"caption": Stream(mixture=..., encoder=..., rows=2048)}, rank=0, ranks=1, workers=2)
     for batches in loader:                        # {"caption": whatever the encoder collates}
         ...
-        saved = loader.state_dict()               # after this step; all ranks' together: merge_states([...])
+        saved = loader.state_dict()               # after this step; all ranks' together: loader.merge([...])
 
 The stream has no end: epochs follow each other, each in another order. Of the bad documents none is lost silently: they
 are counted by reason and logged, and a run with too many of them stops.
@@ -21,7 +21,7 @@ from data_pipelines.loader.dealing import Dealer
 from data_pipelines.loader.lane import LaneState
 from data_pipelines.loader.producing import Produced, Producer
 from data_pipelines.loader.reading import Skipped
-from data_pipelines.loader.state import LoaderState
+from data_pipelines.loader.state import LoaderState, merge_states
 from data_pipelines.loader.stream import OpenStream, Stream
 from data_pipelines.loader.workers import Workers
 from data_pipelines.report import Report, Tally
@@ -112,6 +112,10 @@ class Loader(Generic[BatchT]):
             states={name: dict(states) for name, states in state.states.items()},
             before=state.before + state.here,
         )
+
+    def merge(self, records: Sequence[Mapping[str, Any]]) -> dict[str, object]:
+        """The states of all ranks after the same step in one. Raises: ValueError if they are not that."""
+        return merge_states(records)
 
     @property
     def report(self) -> Report:

@@ -95,7 +95,7 @@ class Reader(Generic[RowsT]):
         document = sample.document()
         visit = f"{self.seed}/{epoch}/{component}/{sample.key}".encode()
         seed = int.from_bytes(hashlib.blake2b(visit, digest_size=8).digest(), "little")
-        return replace(document, meta={**document.meta, "__key__": sample.key, "__seed__": seed})
+        return replace(document, meta={**document.meta, "__key__": sample.key, "__epoch__": epoch, "__seed__": seed})
 
 
 def _skipped(error: ValueError, sample: Sample | None, documents: Documents, number: int) -> Skipped:

@@ -11,9 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from data_pipelines.sources.captioned import Captioned, photographs
-from data_pipelines.sources.plain_text import books
 from kosmos.evaluation.captioning import caption_scores, held_out_loss
+from kosmos.evaluation.held_out import Photograph, held_out_books, held_out_photographs
 from kosmos.pretrained import Kosmos, load
 from kosmos.transformer.kernels.quantized import QuantizeMode
 
@@ -61,8 +60,8 @@ class CaptionFigure:
 
 def run_captions(bench: CaptionBench) -> Iterator[CaptionFigure]:
     """Figures as they are found, the first way of storing weights being the peer of the others."""
-    items = photographs(bench.data, "val")[: bench.pictures]
-    texts = [" ".join(text.split()[:TEXT_WORDS]) for text in books(bench.data, "val")[:TEXTS]]
+    items = held_out_photographs(bench.data)[: bench.pictures]
+    texts = [" ".join(text.split()[:TEXT_WORDS]) for text in held_out_books(bench.data)[:TEXTS]]
     first: dict[str, float] = {}
     for weights in bench.weights:
         model = load(bench.model, quantize=weights)
@@ -74,7 +73,7 @@ def run_captions(bench: CaptionBench) -> Iterator[CaptionFigure]:
 
 
 def _figures(
-    model: Kosmos, items: Sequence[Captioned], texts: Sequence[str], cases: Sequence[str]
+    model: Kosmos, items: Sequence[Photograph], texts: Sequence[str], cases: Sequence[str]
 ) -> Iterator[CaptionFigure]:
     pictures, references = [item.picture for item in items], [item.captions for item in items]
     if "loss" in cases:

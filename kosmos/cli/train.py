@@ -22,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=Path(os.environ.get("KOSMOS_DATA") or "../shared/data"),
         help="folder with flickr8k, multi30k, text and interleaved (KOSMOS_DATA, else ../shared/data)",
     )
-    parser.add_argument("--cache", type=Path, default=cache, help=f"what the eye saw is kept here ({cache})")
+    parser.add_argument(
+        "--cache", type=Path, default=cache, help=f"shards and what the eye saw are kept here ({cache})"
+    )
     parser.add_argument("--run", type=Path, default=Path("runs/tiny"), help="log and state of the run (runs/tiny)")
     parser.add_argument("--output", type=Path, help="the finished checkpoint folder (checkpoint inside the run folder)")
     parser.add_argument(
@@ -46,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not (arguments.data / "flickr8k").is_dir():
         raise ValueError(f"{arguments.data} has no folder flickr8k; give the folder of the data by --data")
     output = arguments.output or arguments.run / "checkpoint"
-    paths = Paths(data=arguments.data, cache=arguments.cache / "tiny-features", run=arguments.run, output=output)
+    paths = Paths(data=arguments.data, cache=arguments.cache / "tiny", run=arguments.run, output=output)
     shown = TrainingProgress()
     train_tiny(
         BY_NAME[arguments.recipe],

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kosmos.training.batches import NoBatches
 from kosmos.training.loop import Learner, RunFolder, Stage, train
 from kosmos.training.objective import Sum
 from kosmos.training.recipe import OptimiserRecipe
@@ -183,7 +184,7 @@ def train_model(
     """
     torch.set_flush_denormal(True)
 
-    def finite(step: int, rank: int, ranks: int) -> dict[str, Sum]:
+    def finite(batch: Mapping[str, object], step: int) -> dict[str, Sum]:
         sums = losses(step)
         if not math.isfinite(float(sums["loss"].total.detach())):
             raise _NotFiniteError(step)
@@ -192,6 +193,7 @@ def train_model(
     stage = Stage(
         name="science",
         optimiser=recipe.optimiser,
+        batches=NoBatches(),
         losses=finite,
         validate=validate,
         validate_every=validate_every or recipe.steps,

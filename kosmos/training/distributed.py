@@ -10,13 +10,16 @@ import os
 import signal
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
-__all__ = ["add_over_ranks", "run_ranks"]
+__all__ = ["add_over_ranks", "gathered", "run_ranks"]
+
+ItemT = TypeVar("ItemT")
 
 
 def add_over_ranks(tensors: Iterable[Tensor]) -> None:
@@ -28,6 +31,15 @@ def add_over_ranks(tensors: Iterable[Tensor]) -> None:
     dist.all_reduce(message)
     for part, summed in zip(parts, message.split([part.numel() for part in parts]), strict=True):
         part.copy_(summed.view_as(part))
+
+
+def gathered(item: ItemT) -> list[ItemT]:
+    """What every rank hands in, in the order of ranks; plain values."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return [item]
+    items: list[ItemT] = [item] * dist.get_world_size()
+    dist.all_gather_object(items, item)
+    return items
 
 
 def _rank(rank: int, ranks: int, meeting: str, work: Callable[[int, int], None]) -> None:

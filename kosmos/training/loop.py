@@ -1,7 +1,8 @@
 """The training loop: sums of losses, a step of AdamW, a moving average of the weights, a log, a state to resume from.
 
-Knows nothing of Kosmos: a stage hands over named sums for a step. Everything random in a step (dropout, samples,
-batches) follows from seed, stage and step: a run killed at any moment and started again ends with the same numbers.
+Knows nothing of Kosmos: a stage turns a batch into named sums. Dropout and samples of a step follow from seed, stage
+and step, and the batches' own state is saved with the weights: a run killed at any moment and started again ends with
+the same numbers.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any  # Any: the loop hands batches on and never looks into them
 
 import torch
 from torch import nn
 
-from kosmos.training.distributed import add_over_ranks
+from kosmos.training.batches import Batches
+from kosmos.training.distributed import add_over_ranks, gathered
 from kosmos.training.objective import Sum
 from kosmos.training.recipe import OptimiserRecipe
 from kosmos.training.schedule import learning_rate
@@ -34,13 +37,15 @@ class Stage:
     """A stretch of training with one objective.
 
     Attributes:
-        losses: of (step, rank, ranks): this rank's share of the sums.
+        batches: this rank's share of the data.
+        losses: of (batch, step): this rank's share of the sums.
         validate: of (model, rank, ranks): figures of the averaged weights, equal on every rank.
     """
 
     name: str
     optimiser: OptimiserRecipe
-    losses: Callable[[int, int, int], dict[str, Sum]]
+    batches: Batches
+    losses: Callable[[Mapping[str, Any], int], dict[str, Sum]]
     validate: Callable[[int, int], dict[str, float]]
     validate_every: int
     log_every: int
@@ -147,8 +152,8 @@ class Learner:
                 for parameter, kept in zip(self.parameters, own, strict=True):
                     parameter.copy_(kept)
 
-    def state(self, stage: int, step: int) -> dict[str, object]:
-        """What a state file holds; the next step to do is `step` of stage number `stage`."""
+    def state(self, stage: int, step: int, batches: Mapping[str, object] | None = None) -> dict[str, object]:
+        """What a state file holds; the next step to do is `step` of stage number `stage`, on batches from `batches`."""
         weights = [parameter.detach() for parameter in self.parameters]
         return {
             "stage": stage,
@@ -156,6 +161,7 @@ class Learner:
             "weights": weights,
             "average": self.average,
             "optimiser": self.optimiser.state_dict(),
+            "batches": dict(batches or {}),
         }
 
     def restore(self, path: Path, stages: Sequence[Stage]) -> tuple[int, int]:
@@ -170,6 +176,7 @@ class Learner:
                     tensor.copy_(saved)
         if step:
             self.optimiser.load_state_dict(state["optimiser"])
+            stages[stage].batches.load_state_dict(state["batches"])
         return stage, step
 
 
@@ -199,15 +206,17 @@ def train(
         first = start_step if number == start_stage else 0
         if first == 0:
             learner.begin(stage.optimiser)
-        for step in range(first, stage.optimiser.steps):
+        for step, batch in zip(range(first, stage.optimiser.steps), stage.batches, strict=False):
             begun = time.perf_counter()
             torch.manual_seed(((seed * 10 + number) * 10_000_000 + step) * 64 + rank)
             learner.model.train()
-            figures = learner.step(step, stage.losses(step, rank, ranks))
+            figures = learner.step(step, stage.losses(batch, step))
             done, last = step + 1, step + 1 == stage.optimiser.steps
             if done % stage.validate_every == 0 or last:
                 with learner.averaged():
                     figures |= stage.validate(rank, ranks)
+            saves = done % stage.save_every == 0 and not last
+            states = gathered(stage.batches.state_dict()) if saves else []
             if rank == 0:
                 if progress:
                     progress(stage.name, done, stage.optimiser.steps, figures)
@@ -223,5 +232,5 @@ def train(
                     folder.write({key: round(v, 6) if isinstance(v, float) else v for key, v in record.items()})
                 if last:
                     folder.save_state(learner.state(number + 1, 0))
-                elif done % stage.save_every == 0:
-                    folder.save_state(learner.state(number, done))
+                elif saves:
+                    folder.save_state(learner.state(number, done, stage.batches.merge(states)))

@@ -12,20 +12,21 @@ __all__ = ["RECIPES", "TINY", "MixtureRecipe", "OptimiserRecipe", "Recipe", "Rew
 
 @dataclass(frozen=True, kw_only=True)
 class MixtureRecipe:
-    """What one step sees; Kosmos-1 mixes text, captions and interleaved pages the same way.
+    """What one step sees, over all ranks; Kosmos-1 mixes text, captions and interleaved pages the same way.
 
     Attributes:
-        captions: picture and caption pairs.  caption_texts: captions without pictures.
-        book_chunks: pieces of books of `chunk_length` tokens.  pages: pieces of pages with pictures, as long.
-        views: how many stored views of a picture are drawn from (the first is the picture itself).
-        prompted: share of captions that follow one of `PROMPTS` (no loss on the prompt).
+        caption_rows: of picture and caption pairs.
+        text_rows: of captions without pictures and, for `book_share` of them, pieces of books.
+        page_rows: of pieces of pages with pictures.   piece_rows: of the longest piece of a book or a page.
+        views: how many stored views of a photograph are drawn from (the first is the photograph itself).
+        prompted: share of captions that follow a prompt (no loss on the prompt).
     """
 
-    captions: int = 96
-    caption_texts: int = 24
-    book_chunks: int = 1
-    pages: int = 2
-    chunk_length: int = 96
+    caption_rows: int = 2400
+    text_rows: int = 456
+    book_share: float = 0.2
+    page_rows: int = 192
+    piece_rows: int = 96
     views: int = 6
     prompted: float = 0.15
 

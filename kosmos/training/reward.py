@@ -14,10 +14,9 @@ from torch import Tensor
 
 from kosmos.model import KosmosModel
 from kosmos.packed import Packed
-from kosmos.training.mixture import Layout, Mixture
 from kosmos.training.objective import Sum
 from kosmos.training.recipe import RewardRecipe
-from kosmos.training.rollout import caption_rollout
+from kosmos.training.rollout import Layout, caption_rollout
 
 __all__ = ["Judge", "RewardObjective"]
 
@@ -35,15 +34,18 @@ class RewardObjective:
     judge: Judge
     decode: Callable[[Sequence[int]], str]
 
-    def losses(self, mixture: Mixture, step: int, rank: int, ranks: int) -> dict[str, Sum]:
-        """`reward`: minus log-probability times advantage; `score`: the judge's sum, which is only reported."""
+    def losses(self, pictures: Sequence[int], features_NPW: Tensor, *, seed: int) -> dict[str, Sum]:
+        """`reward`: minus log-probability times advantage; `score`: the judge's sum, which is only reported.
+
+        Args:
+            pictures: numbers of the N pictures, for the judge.   seed: of the samples.
+        """
         recipe = self.recipe
-        pictures, features_NPW = mixture.pictures(step, recipe.pictures, rank, ranks)
         self.model.eval()  # samples and gradients of the same policy: without dropout
         latents_NLD = self.model.encode_images(_only_pictures(features_NPW, self.layout))
         assert latents_NLD is not None
         repeated_NLD = latents_NLD.repeat_interleave(recipe.samples, dim=0)
-        draw = torch.Generator().manual_seed((mixture.seed * 1_000_003 + step) * ranks + rank)
+        draw = torch.Generator().manual_seed(seed)
         ids, lengths = caption_rollout(
             self.model, self.layout, repeated_NLD.detach(), max_tokens=recipe.max_tokens, draw=draw
         )
@@ -60,7 +62,7 @@ class RewardObjective:
 
     def _log_probabilities(self, rows: Sequence[Sequence[int]], latents_NLD: Tensor) -> Tensor:
         """Log-probability [N] of each sampled caption, with gradient."""
-        head = [self.layout.begin, *self.layout.picture()]
+        head = self.layout.head()
         lengths = tuple(len(head) + len(row) for row in rows)
         starts = torch.tensor([0, *lengths[:-1]]).cumsum(0)
         step = Packed(

@@ -6,6 +6,7 @@ Legend: N sequences, T tokens so far, H heads, K head width, V vocabulary.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -14,10 +15,37 @@ from torch import Tensor
 
 from kosmos.model import KosmosModel
 from kosmos.packed import Packed
-from kosmos.training.mixture import Layout
+from kosmos.processor import Processor
 from kosmos.transformer.positions import PositionBias, XPos
 
-__all__ = ["LockstepAttention", "Rollout", "caption_rollout"]
+__all__ = ["Layout", "LockstepAttention", "Rollout", "caption_rollout"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """The ids a caption begins and ends with. `num_latents` rows stand for a picture."""
+
+    begin: int
+    end: int
+    image: int
+    image_end: int
+    num_latents: int
+
+    @staticmethod
+    def of(processor: Processor) -> Layout:
+        """As the processor lays a picture out."""
+        tokenizer = processor.tokenizer
+        return Layout(
+            begin=tokenizer.bos_id,
+            end=tokenizer.eos_id,
+            image=tokenizer.image_id,
+            image_end=tokenizer.end_image_id,
+            num_latents=processor.config.resampler.num_latents,
+        )
+
+    def head(self) -> list[int]:
+        """`<s>` and the rows of one picture."""
+        return [self.begin, self.image, *[self.image] * self.num_latents, self.image_end]
 
 
 class LockstepAttention:
@@ -70,7 +98,7 @@ def caption_rollout(
     draw: torch.Generator | None = None,
 ) -> Rollout:
     """One caption for each row of latents [N, L, D]: the best word each time, or drawn with `draw` (temperature 1)."""
-    count, head = latents_NLD.shape[0], torch.tensor([layout.begin, *layout.picture()])
+    count, head = latents_NLD.shape[0], torch.tensor(layout.head())
     context = LockstepAttention(count, len(head) + max_tokens, model.decoder.rotation)
     start_N = torch.arange(count) * len(head)
     step = Packed(

@@ -1,63 +1,58 @@
 """`kosmos train tiny`: from a folder of data to the checkpoint folder, in one call that can be killed and repeated.
 
-Puts the parts together: words, the eye's cached features, the mixture, two stages (words, then reward) and the export.
-What captions are worth is handed in (`metric`), since training does not import evaluation.
+Puts the parts together: shards, words, the eye's stored features, the streams of the loader, two stages (words, then
+reward) and the export. What captions are worth is handed in (`metric`), since training does not import evaluation.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from data_pipelines.sources.captioned import captioned, photographs
-from data_pipelines.sources.interleaved import Page, pages
-from data_pipelines.sources.plain_text import books, caption_texts
+from data_pipelines.loader.loader import Loader
+from data_pipelines.loader.stream import Stream
+from data_pipelines.mixture import Component, Mixture
 from kosmos.model import KosmosModel
+from kosmos.packed import Packed
 from kosmos.presets import preset
-from kosmos.training.distributed import add_over_ranks, run_ranks
+from kosmos.processor import Processor
+from kosmos.training.corpus import Corpus
+from kosmos.training.distributed import run_ranks
 from kosmos.training.export import export
-from kosmos.training.features import Bytes, Eye, cached_features, restored
+from kosmos.training.features import Eye, restored
 from kosmos.training.loop import Learner, RunFolder, Stage, train
-from kosmos.training.mixture import CaptionSet, Layout, Mixture, caption_sequence, packed, page_pieces
 from kosmos.training.objective import KosmosObjective, Sum
 from kosmos.training.precision import Precision, autocast, chosen_precision
-from kosmos.training.recipe import Recipe
+from kosmos.training.recipe import MixtureRecipe, OptimiserRecipe, Recipe
 from kosmos.training.reward import RewardObjective
-from kosmos.training.rollout import caption_rollout
+from kosmos.training.rollout import Layout
+from kosmos.training.stored_features import StoredFeatures
+from kosmos.training.tiny_encoder import Photograph, PhotographEncoder, TinyEncoder
+from kosmos.training.validation import CaptionValidation, MetricOf
 from kosmos.training.vocabulary import train_vocabulary
 from text.tokenizer import Tokenizer
 from vision.efficientnet import folded_weights, registry_weights
 
-__all__ = ["CaptionMetric", "Paths", "build_mixture", "load_eye", "prepare", "shard_names", "train_tiny"]
+__all__ = ["Paths", "load_eye", "prepare", "streams", "train_tiny"]
 
-BOOK_SHARE_OF_WORDS = 4  # every 4th chunk of a book teaches the vocabulary: captions are what it is for
-VALIDATION_TOKENS = 24
-VALIDATION_BATCH = 50
+KINDS = ("caption", "text", "interleaved")
+PHOTOGRAPHS = "photographs-train"
+BOOK_SHARE_OF_WORDS = 4  # every 4th piece of a book teaches the vocabulary: captions are what it is for
 
-
-class CaptionMetric(Protocol):
-    """A metric made of references, e.g. CIDEr-D; it scores the caption of picture number `picture`."""
-
-    def score(self, candidate: str, picture: int) -> float:
-        """Higher is better."""
-        ...
-
-
-MetricOf = Callable[[Sequence[Sequence[str]]], CaptionMetric]
 Progress = Callable[[str, int, int, Mapping[str, float]], None]
+Streams = dict[str, Stream[Any, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Paths:
-    """Where the data are, where features are kept between runs, where the run writes, and the finished checkpoint."""
+    """Where the data are, where shards and features are kept between runs, where the run writes, the checkpoint."""
 
     data: Path
     cache: Path
@@ -69,6 +64,15 @@ class Paths:
         """The SentencePiece model of this run."""
         return self.run / "tokenizer.model"
 
+    @property
+    def corpus(self) -> Corpus:
+        """The shards."""
+        return Corpus(self.cache / "shards")
+
+    def features(self, name: str, views: int = 1) -> StoredFeatures:
+        """What the eye saw of a set's pictures."""
+        return StoredFeatures(self.corpus.shards(name), self.cache / "features", views=views)
+
 
 def load_eye() -> Eye:
     """The frozen eye with the registry package's weights."""
@@ -77,141 +81,78 @@ def load_eye() -> Eye:
     return eye.eval()
 
 
-def shard_names(data: Path, split: str) -> list[str]:
-    """Names of the tars of a split, without folder and ending."""
-    return sorted(path.stem for path in (data / "flickr8k").glob(f"{split}-*.tar"))
-
-
-def _shard_features(paths: Paths, eye: Eye, name: str, view: int) -> Bytes:
-    def pictures() -> list[tuple[str, bytes]]:
-        return [(item.key, item.picture) for item in captioned(paths.data / "flickr8k" / f"{name}.tar")]
-
-    return cached_features(paths.cache, name, view, eye=eye, pictures=pictures)
-
-
-def _page_features(paths: Paths, eye: Eye, documents: Sequence[Page], split: str) -> Bytes:
-    def pictures() -> list[tuple[str, bytes]]:
-        return [(page.key, part) for page in documents for part in page.parts if isinstance(part, bytes)]
-
-    return cached_features(paths.cache, f"pages-{split}", 0, eye=eye, pictures=pictures)
-
-
 def prepare(recipe: Recipe, paths: Paths, *, told: Callable[[str], None]) -> None:
-    """Compute what a run needs once: features of every view, and the words. Finished pieces are not done again."""
+    """Make what a run needs once: shards, features of every view, the words. Finished pieces are not done again."""
     paths.run.mkdir(parents=True, exist_ok=True)
-    eye = load_eye()
-    for name in shard_names(paths.data, "val"):
-        _shard_features(paths, eye, name, 0)
-    for view in range(recipe.mixture.views):
-        told(f"features of the photographs, view {view + 1} of {recipe.mixture.views}")
-        for name in shard_names(paths.data, "train"):
-            _shard_features(paths, eye, name, view)
-    for split in ("train", "val"):
-        _page_features(paths, eye, pages(paths.data, split), split)
+    paths.corpus.make(paths.data, told)
+    paths.features(PHOTOGRAPHS, recipe.mixture.views).compute(load_eye, told)
+    for name in ("photographs-val", "pages-train"):
+        paths.features(name).compute(load_eye, told)
     if not paths.tokenizer.exists():
         told("vocabulary")
-        captions = [caption for item in photographs(paths.data, "train") for caption in item.captions]
-        captions += caption_texts(paths.data, kept_out=photographs(paths.data, "val"))
-        prose = [part for page in pages(paths.data, "train") for part in page.parts if isinstance(part, str)]
-        prose += books(paths.data, "train")[::BOOK_SHARE_OF_WORDS]
+        corpus = paths.corpus
+        captions = [caption for photograph in corpus.captions("train") for caption in photograph]
+        captions += corpus.texts("captions-train")
+        prose = corpus.texts("pages-train") + corpus.texts("books-train")[::BOOK_SHARE_OF_WORDS]
         num_words = preset(recipe.name).tokenizer.num_words
         train_vocabulary([*captions, *captions, *prose], paths.tokenizer, num_words=num_words)
-    told("book ids")
-    _book_ids(paths, Tokenizer(paths.tokenizer, specials=preset(recipe.name).tokenizer.specials), "train")
 
 
-def _layout(tokenizer: Tokenizer, num_latents: int) -> Layout:
-    return Layout(
-        begin=tokenizer.bos_id,
-        end=tokenizer.eos_id,
-        image=tokenizer.image_id,
-        image_end=tokenizer.end_image_id,
-        num_latents=num_latents,
-    )
+def streams(recipe: MixtureRecipe, paths: Paths, processor: Processor, ranks: int) -> Streams:
+    """What every step of a rank reads: photographs with captions, text, pages."""
 
+    def component(name: str, weight: float = 1.0) -> Component:
+        return Component(name=name, shards=(str(paths.corpus.folder / name),), weight=weight)
 
-def _book_ids(paths: Paths, tokenizer: Tokenizer, split: str) -> NDArray[np.int32]:
-    """One long row of ids, each chunk closed by the end token; kept beside the vocabulary."""
-    path = paths.run / f"books-{split}.npy"
-    if not path.exists():
-        rows = [[*tokenizer.encode(text), tokenizer.eos_id] for text in books(paths.data, split)]
-        unfinished = path.with_suffix(".part")
-        with unfinished.open("wb") as file:
-            np.save(file, np.array([token for row in rows for token in row], dtype=np.int32))
-        unfinished.replace(path)
-    loaded: NDArray[np.int32] = np.load(path)
-    return loaded
-
-
-def build_mixture(recipe: Recipe, paths: Paths, tokenizer: Tokenizer, layout: Layout) -> Mixture:
-    """The training mixture from prepared files."""
-    eye = Eye()  # never asked: every feature is in the cache
-    documents = pages(paths.data, "train")
-    stored = iter(_page_features(paths, eye, documents, "train"))
-    views, shards = range(recipe.mixture.views), shard_names(paths.data, "train")
-    pieces = [
-        piece
-        for page in documents
-        for piece in page_pieces(
-            layout,
-            tokenizer.encode,
-            [part if isinstance(part, str) else next(stored) for part in page.parts],
-            recipe.mixture.chunk_length,
-        )
-    ]
-    return Mixture(
-        recipe.mixture,
-        layout,
-        tokenizer.encode,
-        seed=recipe.seed,
-        captions=CaptionSet(
-            captions=[item.captions for item in photographs(paths.data, "train")],
-            views=[[_shard_features(paths, eye, name, view) for name in shards] for view in views],
+    text = (component("captions-train", 1 - recipe.book_share), component("books-train", recipe.book_share))
+    photographs = TinyEncoder(processor, paths.features(PHOTOGRAPHS, recipe.views), recipe.prompted)
+    longest = recipe.piece_rows
+    return {
+        "caption": Stream(
+            mixture=Mixture(components=(component(PHOTOGRAPHS),)),
+            encoder=photographs,
+            rows=recipe.caption_rows // ranks,
         ),
-        caption_texts=caption_texts(paths.data, kept_out=photographs(paths.data, "val")),
-        books=_book_ids(paths, tokenizer, "train"),
-        pages=pieces,
-    )
+        "text": Stream(
+            mixture=Mixture(components=text, by="token"),
+            encoder=TinyEncoder(processor),
+            rows=max(longest, recipe.text_rows // ranks),
+            max_length=longest,
+        ),
+        "interleaved": Stream(
+            mixture=Mixture(components=(component("pages-train"),)),
+            encoder=TinyEncoder(processor, paths.features("pages-train")),
+            rows=max(longest, recipe.page_rows // ranks),
+            max_length=longest,
+        ),
+    }
 
 
-@dataclass(frozen=True)
-class _Validation:
-    """Loss and greedy CIDEr-D on validation pictures, shared out over the ranks."""
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """What both stages of one rank are made of."""
 
+    recipe: Recipe
+    paths: Paths
+    precision: str
     model: KosmosModel
-    layout: Layout
-    tokenizer: Tokenizer
-    captions: Sequence[tuple[str, ...]]
-    features: Bytes
-    metric: CaptionMetric
+    processor: Processor
+    validation: CaptionValidation
+    rank: int
+    ranks: int
 
-    @torch.no_grad()
-    def __call__(self, rank: int, ranks: int) -> dict[str, float]:
-        sums = torch.zeros(2, 2)
-        mine = list(range(len(self.captions)))[rank::ranks]
-        for start in range(0, len(mine), VALIDATION_BATCH):
-            part = mine[start : start + VALIDATION_BATCH]
-            sums += torch.tensor([self._loss(part), self._score(part)])
-        add_over_ranks([sums])
-        return {"validation_loss": float(sums[0, 0] / sums[0, 1]), "validation_cider_d": float(sums[1, 0] / sums[1, 1])}
+    def losses(self, objective: KosmosObjective, batch: Mapping[str, Any]) -> dict[str, Sum]:
+        """Sums of the packed parts of a step."""
+        packed = {name: part for name, part in batch.items() if isinstance(part, Packed)}
+        # Every rank names every kind, also one of which all its documents were bad: ranks add what stands in one place.
+        nothing = {kind: Sum(torch.zeros(()), 0.0, 1.0) for kind in KINDS}
+        with autocast(self.precision):
+            return {**nothing, **objective.losses(packed)}
 
-    def _loss(self, pictures: Sequence[int]) -> tuple[float, float]:
-        encode = self.tokenizer.encode
-        rows = [
-            caption_sequence(self.layout, encode, caption, self.features[picture])
-            for picture in pictures
-            for caption in self.captions[picture]
-        ]
-        batch = {"caption": packed(rows, self.layout.num_latents)}
-        found = KosmosObjective(self.model).losses(batch)["caption"]
-        return float(found.total), found.count
-
-    def _score(self, pictures: Sequence[int]) -> tuple[float, float]:
-        latents_NLD = self.model.resampler(restored(np.stack([self.features[picture] for picture in pictures])))
-        found = caption_rollout(self.model, self.layout, latents_NLD, max_tokens=VALIDATION_TOKENS)
-        words = [self.tokenizer.decode(row.tolist()) for row in found.ids]
-        scores = [self.metric.score(text, picture) for text, picture in zip(words, pictures, strict=True)]
-        return sum(scores), len(pictures)
+    def loader(self, more: Streams, seed: int) -> Loader[Any]:
+        """This rank's share of the streams, and of more."""
+        own = streams(self.recipe.mixture, self.paths, self.processor, self.ranks)
+        return Loader({**own, **more}, seed=seed, rank=self.rank, ranks=self.ranks)
 
 
 def _work(
@@ -224,81 +165,95 @@ def _work(
     rank: int,
     ranks: int,
 ) -> None:
-    """What every rank does; the ranks differ in their share of each batch alone."""
+    """What every rank does; the ranks differ in their share of the batches alone."""
     config = preset(recipe.name)
-    tokenizer = Tokenizer(paths.tokenizer, specials=config.tokenizer.specials)
-    layout = _layout(tokenizer, config.resampler.num_latents)
+    processor = Processor(Tokenizer(paths.tokenizer, specials=config.tokenizer.specials), config, pictures="late")
     torch.manual_seed(recipe.seed)
     model = KosmosModel(config)
     model.tower.requires_grad_(False)
-    mixture = build_mixture(recipe, paths, tokenizer, layout)
-    held_out = photographs(paths.data, "val")[: recipe.validation_pictures]
-    features = [_shard_features(paths, Eye(), name, 0) for name in shard_names(paths.data, "val")]
-    validation = _Validation(
-        model,
-        layout,
-        tokenizer,
-        [item.captions for item in held_out],
-        np.concatenate(features)[: len(held_out)],
-        metric([item.captions for item in held_out]),
+    run = _Run(
+        recipe=recipe,
+        paths=paths,
+        precision=precision,
+        model=model,
+        processor=processor,
+        validation=_validation(recipe, paths, model, processor, metric),
+        rank=rank,
+        ranks=ranks,
     )
-    judge = reward(mixture.captions.captions)
-    stages = _stages(recipe, precision, model, mixture, validation, judge, tokenizer)
+    stages = [_words_stage(run), _reward_stage(run, reward)]
     train(Learner(model), stages, RunFolder(paths.run), seed=recipe.seed, rank=rank, ranks=ranks, progress=progress)
 
 
-def _stages(
-    recipe: Recipe,
-    precision: str,
-    model: KosmosModel,
-    mixture: Mixture,
-    validation: _Validation,
-    judge: CaptionMetric,
-    tokenizer: Tokenizer,
-) -> list[Stage]:
-    words = KosmosObjective(model, recipe.optimiser.label_smoothing)
-    rewarded = RewardObjective(model, mixture.layout, recipe.reward, judge.score, tokenizer.decode)
+def _validation(
+    recipe: Recipe, paths: Paths, model: KosmosModel, processor: Processor, metric: MetricOf
+) -> CaptionValidation:
+    corpus, features = paths.corpus, paths.features("photographs-val")
+    keys = [sample.key for sample in corpus.samples("photographs-val")][: recipe.validation_pictures]
+    captions = corpus.captions("val")[: len(keys)]
+    return CaptionValidation(model, processor, captions, np.stack([features(key) for key in keys]), metric(captions))
 
-    def word_losses(step: int, rank: int, ranks: int) -> dict[str, Sum]:
-        # Every rank names every kind, also one its share has none of: ranks add what stands in the same place.
-        nothing = {kind: Sum(torch.zeros(()), 0.0, 1.0) for kind in mixture.kinds}
-        with autocast(precision):
-            return {**nothing, **words.losses(mixture.batch(step, rank, ranks))}
 
-    def reward_losses(step: int, rank: int, ranks: int) -> dict[str, Sum]:
-        # The words go on being learnt beside the reward, on batches the first stage has not used up.
-        kept = word_losses(recipe.optimiser.steps + step, rank, ranks)
+def _words_stage(run: _Run) -> Stage:
+    recipe = run.recipe
+    objective = KosmosObjective(run.model, recipe.optimiser.label_smoothing)
+    return Stage(
+        name="words",
+        optimiser=recipe.optimiser,
+        batches=run.loader({}, recipe.seed),
+        losses=lambda batch, step: run.losses(objective, batch),
+        validate=run.validation,
+        validate_every=recipe.validate_every,
+        log_every=recipe.log_every,
+        save_every=recipe.save_every,
+    )
+
+
+def _reward_stage(run: _Run, reward: MetricOf) -> Stage:
+    recipe, paths = run.recipe, run.paths
+    objective = KosmosObjective(run.model, recipe.optimiser.label_smoothing)
+    numbers = {sample.key: number for number, sample in enumerate(paths.corpus.samples(PHOTOGRAPHS))}
+    judge, features = reward(paths.corpus.captions("train")), paths.features(PHOTOGRAPHS, recipe.mixture.views)
+    rewarded = RewardObjective(
+        run.model, Layout.of(run.processor), recipe.reward, judge.score, run.processor.tokenizer.decode
+    )
+    photographs = Stream(
+        mixture=Mixture(components=(Component(name=PHOTOGRAPHS, shards=(str(paths.corpus.folder / PHOTOGRAPHS),)),)),
+        encoder=PhotographEncoder(recipe.mixture.views),
+        rows=max(1, recipe.reward.pictures // run.ranks),
+        max_length=1,
+    )
+
+    def losses(batch: Mapping[str, Any], step: int) -> dict[str, Sum]:
+        # The words go on being learnt beside the reward.
+        kept = run.losses(objective, batch)
         weighed = {name: replace(part, weight=recipe.reward.cross_entropy) for name, part in kept.items()}
-        with autocast(precision):
-            return {**rewarded.losses(mixture, step, rank, ranks), **weighed}
+        chosen: tuple[Photograph, ...] = batch["photographs"]
+        seen = restored(np.stack([features(photograph.key, 0, photograph.view) for photograph in chosen]))
+        seed = (recipe.seed * 1_000_003 + step) * run.ranks + run.rank
+        with autocast(run.precision):
+            return {**rewarded.losses([numbers[p.key] for p in chosen], seen, seed=seed), **weighed}
 
-    second = replace(
+    return Stage(
+        name="reward",
+        optimiser=_reward_optimiser(recipe),
+        batches=run.loader({"photographs": photographs}, recipe.seed + 1),
+        losses=losses,
+        validate=run.validation,
+        validate_every=recipe.reward.validate_every,
+        log_every=recipe.reward.log_every,
+        save_every=recipe.reward.save_every,
+    )
+
+
+def _reward_optimiser(recipe: Recipe) -> OptimiserRecipe:
+    return replace(
         recipe.optimiser,
         steps=recipe.reward.steps,
         learning_rate=recipe.reward.learning_rate,
         warmup_steps=recipe.reward.warmup_steps,
         average_decay=recipe.reward.average_decay,
     )
-    return [
-        Stage(
-            name="words",
-            optimiser=recipe.optimiser,
-            losses=word_losses,
-            validate=validation,
-            validate_every=recipe.validate_every,
-            log_every=recipe.log_every,
-            save_every=recipe.save_every,
-        ),
-        Stage(
-            name="reward",
-            optimiser=second,
-            losses=reward_losses,
-            validate=validation,
-            validate_every=recipe.reward.validate_every,
-            log_every=recipe.reward.log_every,
-            save_every=recipe.reward.save_every,
-        ),
-    ]
 
 
 def train_tiny(

@@ -14,8 +14,8 @@ from safetensors import safe_open
 from sklearn.datasets import load_sample_images
 
 import kosmos
-from data_pipelines.sources.captioned import photographs
 from kosmos.evaluation.captioning import caption_scores, held_out_loss
+from kosmos.evaluation.held_out import held_out_photographs
 from kosmos.presets import preset
 from text.document import Image
 
@@ -91,7 +91,7 @@ def test_it_continues_a_photo_of(tiny: kosmos.Kosmos) -> None:
 @pytest.mark.parametrize("quantize", [None, "int8", "int4"])
 def test_captions_of_held_out_photographs_follow_the_picture(kosmos_data: Path, quantize: str | None) -> None:
     model = kosmos.load("tiny", dtype="float32", quantize=quantize)  # type: ignore[arg-type]
-    items = photographs(kosmos_data, "val")[:100]
+    items = held_out_photographs(kosmos_data)[:100]
     found = caption_scores(model, [i.picture for i in items], [i.captions for i in items], num_beams=1)
     # A sample of 100 wavers by about 0.05; docs/training.md has the figures of all 1,000.
     assert found.picture >= 0.36
@@ -104,7 +104,7 @@ def test_captions_of_held_out_photographs_follow_the_picture(kosmos_data: Path, 
 def test_quantising_costs_less_than_a_hundredth_of_the_loss(
     kosmos_data: Path, tiny: kosmos.Kosmos, quantize: str
 ) -> None:
-    items = photographs(kosmos_data, "val")[:100]
+    items = held_out_photographs(kosmos_data)[:100]
     pictures, references = [i.picture for i in items], [i.captions for i in items]
     texts = [caption for i in items for caption in i.captions[1:3]]
     exact = held_out_loss(tiny, pictures, references, texts)

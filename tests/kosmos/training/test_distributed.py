@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from kosmos.training.batches import NoBatches
 from kosmos.training.distributed import run_ranks
 from kosmos.training.loop import Learner, RunFolder, Stage, train
 from kosmos.training.objective import Sum
@@ -19,7 +21,7 @@ def _work(folder: Path, rank: int, ranks: int) -> None:
     torch.manual_seed(0)
     model = nn.Linear(4, 1)
 
-    def losses(step: int, rank: int, ranks: int) -> dict[str, Sum]:
+    def losses(batch: Mapping[str, object], step: int) -> dict[str, Sum]:
         draw = torch.Generator().manual_seed(step)
         inputs = torch.randn(9, 4, generator=draw)[rank::ranks]
         return {"size": Sum((model(inputs) ** 2).sum(), float(len(inputs)), 1.0)}
@@ -27,6 +29,7 @@ def _work(folder: Path, rank: int, ranks: int) -> None:
     stage = Stage(
         name="only",
         optimiser=OptimiserRecipe(steps=5, warmup_steps=1, learning_rate=1e-2),
+        batches=NoBatches(),
         losses=losses,
         validate=lambda rank, ranks: {},
         validate_every=100,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,19 +15,40 @@ from kosmos.training.objective import Sum
 from kosmos.training.recipe import OptimiserRecipe
 
 
+class _Noise:
+    """Inputs and targets without end, drawn one after the other: a stream that forgets its place shows."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    def __iter__(self) -> Iterator[Mapping[str, Tensor]]:
+        while True:
+            draw = torch.Generator().manual_seed(self.taken)
+            self.taken += 1
+            yield {"inputs": torch.randn(8, 4, generator=draw), "targets": torch.randn(8, 1, generator=draw)}
+
+    def state_dict(self) -> dict[str, object]:
+        return {"taken": self.taken}
+
+    def merge(self, records: Sequence[Mapping[str, object]]) -> dict[str, object]:
+        return dict(records[0])
+
+    def load_state_dict(self, record: Mapping[str, int]) -> None:
+        self.taken = record["taken"]
+
+
 def _stage(model: nn.Module, name: str, *, steps: int) -> Stage:
     """Noisy regression with dropout: whatever is not resumed exactly shows in the weights."""
 
-    def losses(step: int, rank: int, ranks: int) -> dict[str, Sum]:
-        draw = torch.Generator().manual_seed(step)
-        inputs, targets = torch.randn(8, 4, generator=draw), torch.randn(8, 1, generator=draw)
-        inputs, targets = inputs[rank::ranks], targets[rank::ranks]
+    def losses(batch: Mapping[str, Tensor], step: int) -> dict[str, Sum]:
+        inputs, targets = batch["inputs"], batch["targets"]
         error = (nn.functional.dropout(model(inputs), 0.2, model.training) - targets) ** 2
         return {"error": Sum(error.sum(), float(len(inputs)), 1.0)}
 
     return Stage(
         name=name,
         optimiser=OptimiserRecipe(steps=steps, learning_rate=1e-2, warmup_steps=2),
+        batches=_Noise(),
         losses=losses,
         validate=lambda rank, ranks: {"validation_weight": float(next(model.parameters()).detach().sum())},
         validate_every=5,

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from kosmos.training.mixture import Layout
 from kosmos.training.recipe import RewardRecipe
 from kosmos.training.reward import RewardObjective
-from kosmos.training.rollout import caption_rollout
+from kosmos.training.rollout import Layout, caption_rollout
 from tests.models import picture, small_kosmos
 from text.document import Document, Image
 from text.tokenizer import Tokenizer
@@ -42,18 +41,6 @@ def test_greedy_captions_equal_generate(small_tokenizer: Tokenizer, positions: s
         assert spoken == [token for token in wanted if token != small_tokenizer.eos_id]
 
 
-class _Pictures:
-    """Stands for the mixture: the same two pictures every step."""
-
-    seed = 0
-
-    def __init__(self, features: torch.Tensor) -> None:
-        self.features = features
-
-    def pictures(self, step: int, count: int, rank: int, ranks: int) -> tuple[list[int], torch.Tensor]:
-        return list(range(count))[rank::ranks], self.features[rank::ranks]
-
-
 def _reward(tokenizer: Tokenizer, judged: Sequence[float]) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """The reward loss and its gradients when the judge gives these scores in turn."""
     kosmos = small_kosmos(tokenizer, sharpness=1.0)
@@ -68,7 +55,7 @@ def _reward(tokenizer: Tokenizer, judged: Sequence[float]) -> tuple[torch.Tensor
         lambda caption, number: next(scores),
         tokenizer.decode,
     )
-    total = objective.losses(_Pictures(features), 0, 0, 1)["reward"].total  # type: ignore[arg-type]
+    total = objective.losses([0, 1], features, seed=0)["reward"].total
     total.backward()
     return total.detach(), [p.grad for p in network.parameters() if p.grad is not None]
 
