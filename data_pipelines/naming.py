@@ -43,4 +43,5 @@ def clean_key(wanted: str) -> str:
     plain = "/".join(re.sub(r"[^A-Za-z0-9_-]", "_", part) for part in parts).lstrip("_") or "document"
     if plain == wanted and is_portable(plain):
         return plain
-    return f"{plain[: MAX_KEY_BYTES - 9].rstrip('/')}-{hashlib.sha256(wanted.encode()).hexdigest()[:8]}"
+    name = wanted.encode("utf-8", "surrogatepass")  # names of files need not be UTF-8
+    return f"{plain[: MAX_KEY_BYTES - 9].rstrip('/')}-{hashlib.sha256(name).hexdigest()[:8]}"

@@ -25,7 +25,7 @@ class Page:
     """A page without its markup.
 
     Attributes:
-        dropped: paragraphs that were menus, footers and the like.
+        dropped: paragraphs and pictures that belonged to menus, footers and the like.
     """
 
     title: str

@@ -80,9 +80,9 @@ def _place(key: str, entry: object, length: int) -> tuple[tuple[int, int], Box]:
     """Span and box of `[start, end, x0, y0, x1, y1, score]`."""
     if not isinstance(entry, list) or len(entry) < 6 or not all(isinstance(one, (int, float)) for one in entry[:6]):
         raise DocumentError(key, "malformed phrases", f"seven numbers are expected, not {str(entry)[:80]}")
-    x0, y0, x1, y1 = (float(one) for one in entry[2:6])
-    if not (entry[0] == int(entry[0]) and entry[1] == int(entry[1]) and 0 <= entry[0] < entry[1] <= length):
+    start, end, x0, y0, x1, y1 = (float(min(max(one, -1), length + 1)) for one in entry[:6])  # 10**400 is no float
+    if not (0 <= start < end <= length and start.is_integer() and end.is_integer()):
         raise DocumentError(key, "malformed phrases", f"span {entry[:2]} in {length} characters")
     if not (0 <= x0 <= x1 <= 1 and 0 <= y0 <= y1 <= 1):
         raise DocumentError(key, "malformed phrases", f"box {entry[2:6]}, fractions from 0 to 1 are expected")
-    return (int(entry[0]), int(entry[1])), (x0, y0, x1, y1)
+    return (int(start), int(end)), (x0, y0, x1, y1)

@@ -90,9 +90,11 @@ def _turn(key: str, turn: object) -> _Turn:
     if not isinstance(turn, Mapping):
         raise DocumentError(key, "malformed record", "a turn is an object")
     role, content = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
-    if role not in ROLES:
-        raise DocumentError(key, "unknown role", f"{role!r}; known: {', '.join(ROLES)}")
-    parts = [content] if isinstance(content, str) else [_part(key, part) for part in content or ()]
+    if not isinstance(role, str) or role not in ROLES:
+        raise DocumentError(key, "unknown role", f"{str(role)[:40]!r}; known: {', '.join(ROLES)}")
+    if not isinstance(content, (str, list)):
+        raise DocumentError(key, "malformed record", f"a turn says words or a list of parts, not {str(content)[:80]}")
+    parts = [content] if isinstance(content, str) else [_part(key, part) for part in content]
     return _Turn(ROLES[role] == "assistant", parts)
 
 

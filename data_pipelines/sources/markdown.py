@@ -22,24 +22,33 @@ _COMMENT = re.compile(r"<!--.*?-->", re.S)
 def read_markdown(text: str) -> Page:
     """All of a page but its front matter.
 
-    Raises: ValueError if the extra `data` is not installed.
+    Raises: NestedTooDeep; ValueError if the extra `data` is not installed.
     """
     try:
         from markdown_it import MarkdownIt
     except ImportError:
         raise ValueError("reading Markdown needs the extra `data`: pip install 'kosmos-mllm[data]'") from None
     tokens = MarkdownIt("commonmark").enable("table").parse(_FRONT_MATTER.sub("", text))
-    blocks = [block for token in tokens for block in _blocks_of(token)]
-    return Page(_title(tokens), blocks)
+    return Page(_title(tokens), list(_blocks_of(tokens)))
 
 
-def _blocks_of(token: Token) -> Iterator[Block]:
-    if token.type == "inline":
-        yield from _inline(token.children or ())
-    elif token.type in ("fence", "code_block") and token.content.strip():
-        yield token.content.rstrip()
-    elif token.type == "html_block":
-        yield from html_blocks(_COMMENT.sub("", token.content))
+def _blocks_of(tokens: Sequence[Token]) -> Iterator[Block]:
+    cells: list[Block] | None = None  # of the row of a table that is being read
+    for token in tokens:
+        if token.type == "tr_open":
+            cells = []
+        elif token.type == "tr_close":
+            yield "\t".join(cell for cell in cells or () if isinstance(cell, str))
+            yield from (cell for cell in cells or () if isinstance(cell, NamedPicture))
+            cells = None
+        elif token.type == "inline" and cells is not None:
+            cells += _inline(token.children or ())
+        elif token.type == "inline":
+            yield from _inline(token.children or ())
+        elif token.type in ("fence", "code_block") and token.content.strip():
+            yield token.content.rstrip()
+        elif token.type == "html_block":
+            yield from html_blocks(_COMMENT.sub("", token.content))
 
 
 def _inline(children: Sequence[Token]) -> Iterator[Block]:

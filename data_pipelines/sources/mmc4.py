@@ -7,7 +7,6 @@ Source: allenai/mmc4 README; open_flamingo, preprocess_interleaved.
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Iterator, Mapping
 from functools import partial
 
@@ -69,7 +68,7 @@ def _add_picture(key: str, picture: Mapping[str, object], draft: Draft) -> None:
     if isinstance(encoded, str):
         try:
             draft.picture(base64.b64decode(encoded, validate=True), meta)
-        except binascii.Error as error:
+        except ValueError as error:
             draft.miss(DocumentError(key, "picture is no base 64", str(error)))
     elif isinstance(name, str):
         draft.picture(name, meta)

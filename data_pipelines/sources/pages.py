@@ -16,7 +16,7 @@ from data_pipelines.errors import DocumentError
 from data_pipelines.sources.blocks import Page
 from data_pipelines.sources.draft import Draft
 from data_pipelines.sources.glimpse import Glimpse, ending
-from data_pipelines.sources.html import read_html
+from data_pipelines.sources.html import NestedTooDeep, read_html
 from data_pipelines.sources.keys import unique_keys
 from data_pipelines.sources.markdown import read_markdown
 from data_pipelines.sources.pictures import Pictures
@@ -69,12 +69,15 @@ def _root(path: Path, first: Glimpse) -> Path:
 
 def _entry(key: str, path: Path, root: Path, pictures: Pictures) -> Entry:
     text = _decoded(key, path)
-    page = read_html(text) if ending(path) in HTML else read_markdown(text)
+    try:
+        page = read_html(text) if ending(path) in HTML else read_markdown(text)
+    except NestedTooDeep as error:
+        raise DocumentError(key, "page nested too deeply", str(error)) from None
     inside = path.relative_to(root)
     draft = Draft(key, pictures)
     _fill(draft, page, PurePosixPath(inside.parent.as_posix()))
     for _ in range(page.dropped):
-        draft.note("left out: boilerplate paragraph")
+        draft.note("left out: boilerplate")
     return draft.entry({"source": inside.as_posix(), **({"title": page.title} if page.title else {})})
 
 
