@@ -89,13 +89,20 @@ class Shard:
         return self._starts
 
     def __getitem__(self, number: int) -> Sample:
-        """Sample `number`. Raises: IndexError; ShardError if the index is not that of this tar."""
+        """Sample `number`.
+
+        Raises: IndexError; ShardError if the index is not that of this tar; DocumentError where two documents of one
+            key stand side by side, which an index counts as one.
+        """
         if not 0 <= number < len(self):
             raise IndexError(f"{self.name} has {len(self)} samples, no sample {number}")
         start, end = self.starts[number], self.starts[number + 1]
-        sample = next(_samples(self.archive, self.name, start, end), None)
+        samples = _samples(self.archive, self.name, start, end)
+        sample = next(samples, None)
         if sample is None or sample.start != start:
             raise ShardError(self.name, start, "index does not fit the tar")
+        if next(samples, None) is not None:
+            raise DocumentError(sample.key, "duplicate key", f"{self.name}, byte {start}")
         return sample
 
     def members(self) -> Iterator[Member]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -177,6 +180,24 @@ def test_a_second_run_leaves_finished_shards_alone(torture: Path, tmp_path: Path
     marked = (tmp_path / "out" / "good.tar").stat().st_mtime_ns
     assert repaired(torture, tmp_path / "out") == first
     assert (tmp_path / "out" / "good.tar").stat().st_mtime_ns == marked
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("syncs", [1, 3, 6, 11, 20])
+def test_killed_anywhere_a_second_run_writes_the_same_bytes(torture: Path, tmp_path: Path, syncs: int) -> None:
+    repaired(torture, tmp_path / "whole")
+    code = (
+        "import os, signal, sys\nfrom kosmos.cli.main import main\nleft, sync = [int(sys.argv[3])], os.fsync\n"
+        "def deadly(file):\n"
+        "    left[0] -= 1\n"
+        "    os.kill(os.getpid(), signal.SIGKILL) if not left[0] else sync(file)\n"
+        "os.fsync = deadly\nmain(['data', 'repair', sys.argv[1], sys.argv[2]])\n"
+    )
+    command = [sys.executable, "-c", code, str(torture), str(tmp_path / "killed"), str(syncs)]
+    done = subprocess.run(command, check=False, capture_output=True)
+    assert done.returncode == -signal.SIGKILL
+    repaired(torture, tmp_path / "killed")
+    assert tree(tmp_path / "killed") == tree(tmp_path / "whole")
 
 
 def test_shards_keep_their_places_below_the_folder(tmp_path: Path) -> None:

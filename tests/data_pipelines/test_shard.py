@@ -114,6 +114,16 @@ def test_a_wrong_index_is_told_and_never_followed(tmp_path: Path) -> None:
     assert [Shard(path)[number].key for number in range(3)] == ["a", "b", "c"]
 
 
+def test_two_documents_of_one_key_side_by_side_are_told_by_number(tmp_path: Path) -> None:
+    (tmp_path / "s.tar").write_bytes(page("a", words="first") + page("a", words="second") + page("b") + END)
+    shard = Shard(tmp_path / "s.tar")
+    assert [sample.key for sample in shard] == ["a", "a", "b"]
+    assert len(shard) == 2  # as Energon counts
+    with pytest.raises(DocumentError, match="duplicate key"):
+        shard[0]
+    assert shard[1].key == "b"
+
+
 def test_a_number_out_of_range_is_an_index_error(tmp_path: Path) -> None:
     (tmp_path / "s.tar").write_bytes(page("a") + END)
     for number in (-1, 1):
