@@ -2,7 +2,8 @@
 
 fp32 on both sides, xPos, random weights, denormals flushed, contestants in turn. Cases: `train-step` (12 x 512, 1,024
 tokens, forward and backward), `decode-2048` (one token over 2,048 cached), `blockwise-4096` ... `blockwise-32768` (one
-layer's attention in blocks of 1,024, beside full attention of the same rows).
+layer's attention in blocks of 1,024, beside full attention of the same rows), `blockwise-crossing` (the length from
+which blocks are the faster).
 Legend: R rows, H heads, K head width.
 """
 
@@ -41,8 +42,9 @@ SHAPE = DecoderConfig(
 )
 TRAINED, CACHED, PAGE_SIZE, BLOCK, HEADS, HEAD_DIM = 1024, 2048, 32, 1024, 8, 64
 LENGTHS = (4096, 8192, 16384, 32768)
-MOST_FULL = 16384  # rows that full attention is asked for: beyond, a turn takes minutes
-ATTENTION_CASES = ("train-step", "decode-2048", *(f"blockwise-{length}" for length in LENGTHS))
+MOST_FULL = 16384  # rows that full attention is asked for: its cost grows fourfold from one case to the next
+AROUND_CROSSING = (3, 4, 5, 6)  # blocks; by multiply-adds alone the two meet at the first
+ATTENTION_CASES = ("train-step", "decode-2048", *(f"blockwise-{length}" for length in LENGTHS), "blockwise-crossing")
 Contestants = dict[str, Callable[[], object]]
 
 
@@ -67,6 +69,8 @@ def run_attention(bench: AttentionBench) -> Iterator[Figure]:
             yield _train_step(bench)
         elif case == "decode-2048":
             yield _decode(bench)
+        elif case == "blockwise-crossing":
+            yield _crossing(bench)
         else:
             yield _blockwise(bench, int(case.removeprefix("blockwise-")))
 
@@ -179,17 +183,42 @@ def _torchscale() -> Any:
 
 @torch.inference_mode()
 def _blockwise(bench: AttentionBench, length: int) -> Figure:
-    rows = torch.randn(3, length, HEADS, HEAD_DIM)
-    rotation = XPos(HEAD_DIM, BLOCK, 512)
-    blocks = PackedAttention([length], causal_block=BLOCK, rotation=rotation)
-    contestants: Contestants = {"ours": lambda: blocks.attend(0, *rows)}
-    if length <= MOST_FULL:
-        query, key, value = (x.transpose(0, 1)[None] for x in rows)
-        contestants["full"] = lambda: F.scaled_dot_product_attention(query, key, value, is_causal=True)
+    contestants = _blocks_and_full(length)
+    if length > MOST_FULL:
+        del contestants["full"]
     timed = in_turn(contestants, max(bench.rounds // 2, 1))
     # Each row meets one and a half blocks on average, once for the scores and once for the values.
     multiply_adds = 2 * length * 1.5 * BLOCK * HEADS * HEAD_DIM
     return _figure(f"blockwise-{length}", timed, length, limit=length * best_matrix_rate() / multiply_adds)
+
+
+@torch.inference_mode()
+def _crossing(bench: AttentionBench) -> Figure:
+    """Blocks cost the same a row at any length, full attention grows with it: they meet at a length over its gain."""
+    lengths = [blocks * BLOCK for blocks in AROUND_CROSSING]
+    contestants = {(name, length): run for length in lengths for name, run in _blocks_and_full(length).items()}
+    timed = in_turn(contestants, max(bench.rounds // 2, 1))
+    meetings = {length: length * timed["ours", length].median / timed["full", length].median for length in lengths}
+    nearest = min(lengths, key=lambda length: abs(meetings[length] - length))
+    return Figure(
+        bench="attention",
+        case="blockwise-crossing",
+        unit="tokens",
+        ours=meetings[nearest],
+        spread={"ours": (min(meetings.values()), max(meetings.values()))},
+        limit=lengths[0],
+    )
+
+
+def _blocks_and_full(length: int) -> Contestants:
+    """One layer's attention of the same random rows, in blocks and over all that came before."""
+    rows = torch.randn(3, length, HEADS, HEAD_DIM)
+    query, key, value = (x.transpose(0, 1)[None] for x in rows)
+    blocks = PackedAttention([length], causal_block=BLOCK, rotation=XPos(HEAD_DIM, BLOCK, 512))
+    return {
+        "ours": lambda: blocks.attend(0, *rows),
+        "full": lambda: F.scaled_dot_product_attention(query, key, value, is_causal=True),
+    }
 
 
 def _figure(case: str, timed: dict[str, Timed], tokens: int, *, limit: float) -> Figure:

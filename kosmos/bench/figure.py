@@ -7,7 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["Figure", "table"]
+__all__ = ["Figure", "Unit", "table"]
+
+Unit = Literal["tokens/s", "documents/s", "images/s", "s", "MB", "tokens"]
+LESS_IS_BETTER = ("s", "MB", "tokens")  # times, sizes, lengths from which we win
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,24 +18,26 @@ class Figure:
     """What we reach in one case, beside peers and limits; medians.
 
     Attributes:
-        unit: `tokens/s` (more is better) or `s` (less is better).
+        unit: rates are better high, times, sizes and lengths low.
         spread: (smallest, largest) of each contestant by name, `ours` among them.
         limit: the best this machine could do with the same weights, in the same unit.
         read_limit: the best it could do by reading as many bytes and nothing else; None where reading does not rule.
+        notes: what else was measured, by name.
     """
 
     bench: str
     case: str
-    unit: Literal["tokens/s", "s"]
+    unit: Unit
     ours: float
     peers: Mapping[str, float] = field(default_factory=dict)
     spread: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     limit: float
     read_limit: float | None = None
+    notes: Mapping[str, float] = field(default_factory=dict)
 
     def better_than(self, other: float) -> float:
-        """How many times better ours is than `other`; above 1 is better, for times too."""
-        return other / self.ours if self.unit == "s" else self.ours / other
+        """How many times better ours is than `other`; above 1 is better, for times and sizes too."""
+        return other / self.ours if self.unit in LESS_IS_BETTER else self.ours / other
 
     def to_json(self) -> str:
         """One line."""
@@ -50,6 +55,8 @@ class Figure:
         if self.read_limit is not None:
             record["read_limit"] = _rounded(self.read_limit)
             record["share_of_read_limit"] = _rounded(self.better_than(self.read_limit))
+        if self.notes:
+            record["notes"] = {name: _rounded(value) for name, value in self.notes.items()}
         return json.dumps(record)
 
 
@@ -66,6 +73,7 @@ def table(figures: Sequence[Figure]) -> str:
             f"{'':18}   {name:24} {value:8.2f} {figure.unit:9} ours is {figure.better_than(value):.2f} of it"
             for name, value in others.items()
         ]
+        lines += [f"{'':18}   {name:24} {value:8.4g}" for name, value in figure.notes.items()]
     return "\n".join(lines)
 
 

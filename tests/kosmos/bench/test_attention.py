@@ -1,5 +1,6 @@
 """The bench `attention` on a toy shape: every case comes out, beside torchscale where it is installed."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from importlib.util import find_spec
 
@@ -7,6 +8,7 @@ import pytest
 
 from kosmos.bench import attention, floors
 from kosmos.bench.attention import ATTENTION_CASES, AttentionBench, run_attention
+from kosmos.bench.timing import Timed
 
 
 @pytest.fixture(autouse=True)
@@ -27,6 +29,19 @@ def test_every_case_comes_out_with_a_limit() -> None:
     assert all(figure.ours > 0 and figure.limit > 0 for figure in figures.values())
     assert set(figures["blockwise-16384"].peers) == {"full"}
     assert figures["blockwise-32768"].peers == {}
+
+
+def test_the_crossing_is_where_full_attention_costs_as_much_as_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def in_turn(contestants: Iterable[tuple[str, int]], _rounds: int) -> dict[tuple[str, int], Timed]:
+        seconds = {"ours": lambda length: 2.0 * length, "full": lambda length: length**2 / 70}
+        return {(name, length): Timed((seconds[name](length),)) for name, length in contestants}
+
+    monkeypatch.setattr(attention, "in_turn", in_turn)
+    (figure,) = run_attention(AttentionBench(cases=("blockwise-crossing",)))
+    assert figure.ours == pytest.approx(140)
+    assert figure.spread["ours"] == pytest.approx((140, 140))
+    assert (figure.unit, figure.limit) == ("tokens", 3 * 32)
+    assert figure.better_than(figure.limit) == pytest.approx(96 / 140)
 
 
 @pytest.mark.parametrize("case", ["train-step", "decode-2048"])

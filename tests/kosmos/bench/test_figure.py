@@ -2,10 +2,10 @@
 
 import json
 
-from kosmos.bench.figure import Figure, table
+from kosmos.bench.figure import Figure, Unit, table
 
 
-def figure(unit: str, ours: float, peer: float, limit: float) -> Figure:
+def figure(unit: Unit, ours: float, peer: float, limit: float) -> Figure:
     return Figure(
         bench="decode",
         case="a-case",
@@ -13,7 +13,7 @@ def figure(unit: str, ours: float, peer: float, limit: float) -> Figure:
         ours=ours,
         peers={"them": peer},
         limit=limit,
-        spread={"ours": (1, 3)},  # type: ignore[arg-type]
+        spread={"ours": (1, 3)},
     )
 
 
