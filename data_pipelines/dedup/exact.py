@@ -28,15 +28,14 @@ def document_digest(document: Document) -> bytes:
         if isinstance(segment, Text):
             words += normalised_words(segment.text)
         elif isinstance(segment, Image):
-            digest.update(_frame(words) + blake3(encoded(segment)).digest())
+            digest.update(_joined(words) + blake3(encoded(segment)).digest())
             words = []
         else:
             words.append(segment.name)
-    digest.update(_frame(words))
+    digest.update(_joined(words))
     return digest.digest(DIGEST_BYTES)
 
 
-def _frame(words: list[str]) -> bytes:
-    """With its length before it, so that no other words and pictures give the same bytes."""
-    data = " ".join(words).encode()
-    return len(data).to_bytes(8, "little") + data
+def _joined(words: list[str]) -> bytes:
+    """Ended by a byte that is in no word: after it 32 bytes of a picture follow, or nothing."""
+    return " ".join(words).encode() + b"\0"

@@ -57,11 +57,11 @@ def test_edited_texts_are_found_and_other_texts_are_not() -> None:
 
 
 def test_a_text_below_the_similarity_is_another_text() -> None:
-    signatures = np.stack([text_signature(words) for words in (text(1), edited(text(1), 60))])
+    signatures = np.stack([text_signature(words) for words in (text(1), edited(text(1), 20))])
     index = TextIndex(signatures, 0.75)
     index.keep(0)
     assert index.original(1) is None
-    loose = TextIndex(signatures, 0.1)
+    loose = TextIndex(signatures, 0.4)
     loose.keep(0)
     assert loose.original(1) is not None
 

@@ -138,9 +138,9 @@ def test_a_stated_size_that_is_no_number_is_a_reason_of_its_own() -> None:
 
 
 def test_a_fine_pattern_of_two_colors_is_no_single_color() -> None:
-    levels = np.zeros((64, 64, 3), dtype=np.uint8)
+    levels = np.zeros((512, 512, 3), dtype=np.uint8)
     levels[::2] = 255
-    page = document(encode(Pillow.fromarray(levels).resize((512, 512), Pillow.Resampling.NEAREST), "PNG"))
+    page = document(encode(Pillow.fromarray(levels), "PNG"))
     assert RULES["single-color"].judge(Candidate("k", page), 8) is page
 
 
