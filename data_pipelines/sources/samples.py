@@ -7,10 +7,10 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate
+from itertools import groupby
 from pathlib import Path
 
-from data_pipelines.errors import DocumentError
+from data_pipelines.errors import DocumentError, ShardError
 from data_pipelines.naming import clean_key, split_name
 from data_pipelines.shard import Shard
 from data_pipelines.sources.glimpse import Glimpse
@@ -21,8 +21,6 @@ from data_pipelines.sources.rows import Row, Rows
 
 __all__ = ["FolderSamples", "TarSamples", "open_samples"]
 
-TWICE = "a part comes twice"
-
 
 @dataclass(frozen=True)
 class TarSamples:
@@ -30,13 +28,12 @@ class TarSamples:
 
     Attributes:
         ends: numbers after each tar's last sample.
-        renamed: keys that came before and got a number.   twice: samples in which a part comes twice.
+        renamed: keys that came before and got a number.
     """
 
     paths: tuple[Path, ...]
     ends: tuple[int, ...]
     renamed: Mapping[int, str]
-    twice: frozenset[int]
 
     def __len__(self) -> int:
         return self.ends[-1] if self.ends else 0
@@ -45,9 +42,14 @@ class TarSamples:
         """See Rows."""
         for number in range(start, stop):
             which = bisect_right(self.ends, number)
-            sample = _shard(self.paths[which])[number - (self.ends[which - 1] if which else 0)]
-            key = self.renamed.get(number) or clean_key(sample.key)
-            yield DocumentError(key, TWICE) if number in self.twice else _row(key, sample.parts, sample.key)
+            yield self._row(number, which, number - (self.ends[which - 1] if which else 0))
+
+    def _row(self, number: int, which: int, place: int) -> Row | DocumentError:
+        try:
+            sample = _shard(self.paths[which])[place]
+        except DocumentError as error:  # a part that comes twice
+            return DocumentError(self.renamed.get(number) or clean_key(error.key), error.reason, error.detail)
+        return _row(self.renamed.get(number) or clean_key(sample.key), sample.parts, sample.key)
 
 
 @dataclass(frozen=True)
@@ -80,37 +82,22 @@ def open_samples(first: Glimpse) -> Rows:
 
 def _open_tars(paths: tuple[Path, ...]) -> TarSamples:
     names: list[str] = []
-    counts: list[int] = []
-    twice: set[int] = set()
+    ends: list[int] = []
     for path in paths:
-        before = len(names)
-        for key, doubled in _keys(path):
-            if doubled:
-                twice.add(len(names))
-            names.append(key)
-        counts.append(len(names) - before)
-    keys = unique_keys(names)
-    renamed = {
-        number: key for number, (key, name) in enumerate(zip(keys, names, strict=True)) if key != clean_key(name)
-    }
-    return TarSamples(paths, tuple(accumulate(counts)), renamed, frozenset(twice))
+        found = list(_keys(path))
+        if len(found) != len(_shard(path)):  # a stranger may put any index beside a tar
+            raise ShardError(str(path), 0, "index does not fit the tar")
+        names += found
+        ends.append(len(names))
+    keys = zip(unique_keys(names), names, strict=True)
+    renamed = {number: key for number, (key, name) in enumerate(keys) if key != clean_key(name)}
+    return TarSamples(paths, tuple(ends), renamed)
 
 
-def _keys(path: Path) -> Iterator[tuple[str, bool]]:
-    """Key of every run of members, and whether a part comes twice in it; from headers alone."""
-    key, parts, doubled = "", set[str](), False
-    for member in _shard(path).members():
-        found = split_name(member.name)
-        if found is None:
-            continue
-        if found[0] != key:
-            if key:
-                yield key, doubled
-            key, parts, doubled = found[0], set(), False
-        doubled = doubled or found[1] in parts
-        parts.add(found[1])
-    if key:
-        yield key, doubled
+def _keys(path: Path) -> Iterator[str]:
+    """The key of every sample, from headers alone."""
+    found = (split_name(member.name) for member in _shard(path).members())
+    return (key for key, _ in groupby(name[0] for name in found if name is not None))
 
 
 def _open_folder(first: Glimpse) -> FolderSamples:

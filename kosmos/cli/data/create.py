@@ -17,7 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, help="folder of the shards")
     parser.add_argument("--format", default="", help="overrule the format that is found")
     parser.add_argument("--documents-per-shard", type=count, default=1_000, help="entries of the source a shard (1000)")
-    parser.add_argument("--name", default="documents", help="what shards are called: NAME-000000.tar (documents)")
+    parser.add_argument(
+        "--name", type=_name, default="documents", help="what shards are called: NAME-000000.tar (documents)"
+    )
     group = parser.add_argument_group("what the source means")
     group.add_argument("--captions", metavar="FIELD", help="of KEY.jpg + KEY.json: the field of the captions")
     group.add_argument("--questions", metavar="FIELD", help="of KEY.jpg + KEY.json: the field of questions and answers")
@@ -78,6 +80,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _guess(guessed: bool) -> str:
     return " (found out; overrule by --format)" if guessed else ""
+
+
+def _name(text: str) -> str:
+    if not text or text.startswith(".") or "/" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is no name of a file")
+    return text
 
 
 def _languages(text: str) -> tuple[str, ...]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data_pipelines.errors import DocumentError
+import pytest
+
+from data_pipelines.errors import DocumentError, ShardError
+from data_pipelines.index import write_index
 from data_pipelines.sources.source import Options
 from tests.data_pipelines.sources.piles import entries, found, photo, put, put_tar, reason, said
 from text.document import Document, Phrase, Text
@@ -52,7 +55,7 @@ def test_a_sample_whose_part_comes_twice_is_counted_not_halved(tmp_path: Path) -
             entry.size = len(data)
             archive.addfile(entry, io.BytesIO(data))
     first, second = entries(tmp_path, format="webdataset")
-    assert reason(first) == "a part comes twice"
+    assert reason(first) == "duplicate key"
     assert said(second) == [photo(3), "y"]
 
 
@@ -79,3 +82,10 @@ def test_a_tar_is_read_by_number_not_from_its_beginning(tmp_path: Path) -> None:
     opened = plan([put_tar(tmp_path / "0.tar", members)], Options()).opened
     assert [entry.key for entry in opened.read(5, 7)] == ["k5", "k6"]
     assert not any(isinstance(entry.document, DocumentError) for entry in opened.read(0, 9))
+
+
+def test_an_index_of_another_tar_is_not_believed(tmp_path: Path) -> None:
+    tar = put_tar(tmp_path / "0.tar", {**PAIR, "001.jpg": photo(2), "001.txt": b"x"})
+    write_index(tar, [0, 512])
+    with pytest.raises(ShardError, match="index does not fit the tar"):
+        entries(tar)
