@@ -112,6 +112,14 @@ def test_every_cut_within_a_member_is_an_error() -> None:
             list(members(archive[:cut], "x.tar"))
 
 
+def test_a_link_has_no_contents_whatever_size_it_states() -> None:
+    link = tarfile.TarInfo("link.jpg")
+    link.type, link.linkname, link.size = tarfile.LNKTYPE, "a.jpg", 700
+    archive = link.tobuf(tarfile.USTAR_FORMAT) + header("b.jpg", 0) + END
+    assert [member.name for member in members(archive, "x.tar")] == ["b.jpg"]
+    assert list(members(archive, "x.tar")) == as_tarfile_sees(archive)
+
+
 def test_checked_members_do_not_believe_a_garbled_header() -> None:
     archive = bytearray(archive_of([Entry("a.txt", b"1"), Entry("b.txt", b"2")], "ustar"))
     archive[2 * BLOCK] ^= 1  # the first letter of the second name
@@ -134,6 +142,22 @@ def test_a_walk_says_where_it_stopped() -> None:
     with pytest.raises(StopIteration) as stop:
         next(walk)
     assert stop.value.value == 3 * BLOCK
+
+
+NAMES = st.one_of(st.text("abc/._-01", max_size=120), st.text(max_size=40))
+
+
+@given(name=NAMES, size=st.one_of(st.integers(0, 2_000), st.integers(8**11 - 2, 8**11 + 2)))
+def test_headers_we_write_are_those_of_tarfile(name: str, size: int) -> None:
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = size, 0o644
+    try:
+        expected = info.tobuf(tarfile.USTAR_FORMAT)
+    except ValueError as error:
+        with pytest.raises(type(error)):
+            header(name, size)
+    else:
+        assert header(name, size) == expected
 
 
 def test_headers_we_write_are_the_same_bytes_and_found_again() -> None:
