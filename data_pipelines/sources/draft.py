@@ -1,7 +1,7 @@
 """A document being put together from a record: a picture that cannot be had is left out and noted.
 
 If none of its pictures can be had, the document is refused for the first one's reason: words about pictures that are
-not there teach nothing. Knows no format.
+not there teach nothing. Pages are the exception: their pictures may be mere ornament. Knows no format.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ MAX_SEGMENTS = 100_000
 class Draft:
     """Segments so far."""
 
-    def __init__(self, key: str, pictures: Pictures | None = None) -> None:
+    def __init__(self, key: str, pictures: Pictures | None = None, *, needs_pictures: bool = True) -> None:
         self.key = key
         self._pictures = pictures or Pictures(())
+        self._needs_pictures = needs_pictures
         self._segments: list[Segment] = []
         self._notes: list[str] = []
         self._missing: DocumentError | None = None
@@ -58,8 +59,8 @@ class Draft:
         self._notes.append(kind)
 
     def entry(self, meta: Mapping[str, object]) -> Entry:
-        """The document. Raises: DocumentError if nothing is in it, or none of its pictures."""
-        if self._missing and not any(isinstance(segment, Image) for segment in self._segments):
+        """The document. Raises: DocumentError if nothing is in it, or none of the pictures it needs."""
+        if self._missing and self._needs_pictures and not any(isinstance(segment, Image) for segment in self._segments):
             raise self._missing
         if not self._segments:
             raise DocumentError(self.key, "no segments", "neither words nor pictures")

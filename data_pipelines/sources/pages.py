@@ -74,7 +74,7 @@ def _entry(key: str, path: Path, root: Path, pictures: Pictures) -> Entry:
     except NestedTooDeep as error:
         raise DocumentError(key, "page nested too deeply", str(error)) from None
     inside = path.relative_to(root)
-    draft = Draft(key, pictures)
+    draft = Draft(key, pictures, needs_pictures=False)
     _fill(draft, page, PurePosixPath(inside.parent.as_posix()))
     for _ in range(page.dropped):
         draft.note("left out: boilerplate")

@@ -111,3 +111,9 @@ def test_a_page_nested_to_keep_parsers_busy_is_refused(tmp_path: Path, page: str
 def test_a_page_without_text_is_counted(tmp_path: Path) -> None:
     put(tmp_path / "a.html", "<html><body><nav>Home</nav></body></html>")
     assert reason(entries(tmp_path)[0]) == "no segments"
+
+
+def test_a_page_whose_only_picture_is_elsewhere_stays(tmp_path: Path) -> None:
+    put(tmp_path / "a.md", "# Words\n\n![badge](https://x.org/badge.svg)")
+    (page,) = entries(tmp_path)
+    assert (said(page), page.notes) == (["Words"], ("left out: picture elsewhere",))
