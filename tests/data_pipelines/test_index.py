@@ -50,11 +50,11 @@ def test_the_fast_path_gives_the_starts_of_the_slow_one(names: list[str], form: 
     assert sample_starts(archive, "x.tar") == starts_by_members(archive)
 
 
-@pytest.mark.parametrize("size", [b"00000000089\0", b"-0000001000\0", b"000000000012", b"0000000012 \0"])
+@pytest.mark.parametrize("size", [b"00000000089\0", b"-0000001000\0", b"000000002000", b"0000000012 \0"])
 def test_the_fast_path_reads_sizes_as_the_slow_one(size: bytes) -> None:
     block = bytearray(header("b.txt", 10))
     block[124:136] = size
-    archive = plain_archive(("a.txt", 1))[: -len(END)] + bytes(block) + bytes(512) + END
+    archive = plain_archive(("a.txt", 1))[: -len(END)] + bytes(block) + bytes(1024) + END
     outcomes = []
     for way in (lambda: sample_starts(archive, "x"), lambda: starts_by_members(archive)):
         try:
@@ -62,6 +62,13 @@ def test_the_fast_path_reads_sizes_as_the_slow_one(size: bytes) -> None:
         except ShardError as error:
             outcomes.append(str(error).partition(",")[2])
     assert outcomes[0] == outcomes[1]
+
+
+def test_what_stands_behind_the_end_of_a_name_is_no_part_of_it() -> None:
+    block = bytearray(header("a.0.jpg", 0))
+    block[10:15] = b"b/c.d"  # after the NUL
+    archive = plain_archive(("a.json", 0))[: -len(END)] + bytes(block) + END
+    assert sample_starts(archive, "x.tar") == [0, 1024] == starts_by_members(archive)
 
 
 def test_the_worked_example_of_energon() -> None:

@@ -151,6 +151,15 @@ def test_several_faults_of_one_document_are_all_found(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("parts", [("jpg", "txt"), ("jpg",), ("txt",)])
+def test_beside_a_tear_only_half_a_pair_is_doubted(tmp_path: Path, parts: tuple[str, ...]) -> None:
+    contents = {"jpg": drawn(form="JPEG"), "txt": b"words"}
+    pair = b"".join(file(f"a.{part}", contents[part]) for part in parts)
+    (tmp_path / "s.tar").write_bytes(pair + b"torn" * 128 + page("b") + END)
+    doubted = [(0, "a", "beside a tear")] if len(parts) == 1 else []
+    assert found(tmp_path) == {"s.tar": [*doubted, (len(pair), "", "torn header")]}
+
+
 def test_an_empty_file_is_a_shard_without_an_end(tmp_path: Path) -> None:
     (tmp_path / "s.tar").write_bytes(b"")
     assert found(tmp_path) == {"s.tar": [(0, "", "no end of archive")]}
