@@ -18,6 +18,7 @@ from data_pipelines.index import is_fresh
 from data_pipelines.shard import Shard
 from data_pipelines.sources.formats import SOURCES, load_source
 from data_pipelines.sources.source import Entry, Options
+from kosmos.cli.data.create import FORMATS
 from tests.data_pipelines.sources.piles import photo, put, put_lines, put_tar
 from text.document import Document, Image, Text
 
@@ -150,6 +151,7 @@ def test_a_source_of_two_faces_is_answered_with_both(tmp_path: Path) -> None:
 
 def test_every_format_of_the_table_is_there() -> None:
     assert all(load_source(name) for name in SOURCES)
+    assert tuple(SOURCES) == FORMATS
     with pytest.raises(ValueError, match="known formats: captioned"):
         load_source("unheard of")
 

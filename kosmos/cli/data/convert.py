@@ -7,9 +7,10 @@ from pathlib import Path
 
 from kosmos.cli.data.flags import add_execution_arguments, add_shards_argument, execution_of, print_report
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["TARGETS", "add_arguments", "run"]
 
 TARGETS = ("webdataset", "llava", "mmc4", "obelics", "documents", "text", "parquet", "coco")
+"""As the table of `data_pipelines.targets.formats`, which a parser should not have to import."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

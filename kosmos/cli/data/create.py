@@ -8,14 +8,21 @@ from pathlib import Path
 
 from kosmos.cli.data.flags import add_execution_arguments, count, execution_of, print_report
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["FORMATS", "add_arguments", "run"]
+
+FORMATS = (
+    *("captioned", "webdataset", "grounded", "mmc4", "obelics", "llava", "documents", "coco", "flickr", "pages"),
+    *("parallel-records", "parallel-lines", "tmx", "text-records", "text"),
+)
+"""As the table of `data_pipelines.sources.formats`, which a parser should not have to import."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The source, where to, and what a source cannot say of itself."""
     parser.add_argument("source", nargs="+", help="files or folders of one format")
     parser.add_argument("out", type=Path, help="folder of the shards")
-    parser.add_argument("--format", default="", help="overrule the format that is found")
+    known = f"overrule the format that is found: {', '.join(FORMATS)}"
+    parser.add_argument("--format", choices=FORMATS, default="", metavar="FORMAT", help=known)
     parser.add_argument("--documents-per-shard", type=count, default=1_000, help="entries of the source a shard (1000)")
     parser.add_argument(
         "--name", type=_name, default="documents", help="what shards are called: NAME-000000.tar (documents)"
@@ -47,12 +54,9 @@ def run(arguments: argparse.Namespace) -> int:
     Returns: 1 if documents were read and none could be written.
     """
     from data_pipelines.creation import create, plan
-    from data_pipelines.sources.formats import SOURCES
     from data_pipelines.sources.places import source_paths
     from data_pipelines.sources.source import Options
 
-    if arguments.format and arguments.format not in SOURCES:
-        raise argparse.ArgumentTypeError(f"--format {arguments.format}: choose from {', '.join(SOURCES)}")
     options = Options(
         captions=arguments.captions,
         questions=arguments.questions,
