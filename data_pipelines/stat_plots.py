@@ -44,9 +44,9 @@ def _bars(title: str, rows: Sequence[tuple[str, int]], folder: Path) -> Path:
     with mpl.rc_context({"svg.hashsalt": "kosmos", "svg.fonttype": "none"}):
         figure = Figure(figsize=(6.4, 3.2), layout="constrained")
         axes = figure.subplots()
-        axes.bar([label for label, _ in rows], [count for _, count in rows], color="#4477aa")
+        axes.bar(range(len(rows)), [count for _, count in rows], color="#4477aa")
+        axes.set_xticks(range(len(rows)), [label for label, _ in rows], rotation=40, ha="right")
         axes.set_title(title, loc="left")
-        axes.tick_params(axis="x", labelrotation=60)
         axes.spines[["top", "right"]].set_visible(False)
         figure.savefig(drawing, format="svg", metadata={"Date": None})
     with whole_file(path) as file:
