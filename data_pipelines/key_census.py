@@ -45,10 +45,11 @@ class KeyCensus:
         rows = np.empty(len(starts), _ROW)
         both = np.frombuffer(hashes, ">u8").reshape(-1, 2)
         rows["high"], rows["low"], rows["shard"], rows["start"] = both[:, 0], both[:, 1], self._shards, starts
-        first = rows["high"] >> np.uint64(56)
-        for byte in np.unique(first):
+        rows = rows[np.argsort(rows["high"])]
+        firsts, edges = np.unique(rows["high"] >> np.uint64(56), return_index=True)
+        for byte, group in zip(firsts, np.split(rows, edges)[1:], strict=True):
             with open(Path(self._folder.name) / f"{int(byte):03d}", "ab") as file:
-                file.write(rows[first == byte].tobytes())
+                file.write(group.tobytes())
         self._shards += 1
 
     def repeated(self) -> Mapping[int, list[int]]:
