@@ -34,7 +34,8 @@ class Captioned:
     def matches(self, first: Glimpse) -> bool:
         """See Source."""
         named = any(isinstance(first.record.get(name), list) for name in (CAPTIONS, QUESTIONS))
-        return first.has_picture and named and "segments" not in first.record
+        # Words beside the picture come first: then the lists are what else is known of a pair.
+        return first.has_picture and named and "txt" not in first.parts and "segments" not in first.record
 
     def open(self, first: Glimpse, options: Options) -> Opened:
         """See Source."""

@@ -5,7 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from kosmos.cli.data.flags import add_execution_arguments, add_shards_argument, execution_of, print_report
+from kosmos.cli.data.flags import (
+    add_execution_arguments,
+    add_shards_argument,
+    execution_of,
+    print_report,
+    repair_advised,
+)
 
 __all__ = ["TARGETS", "add_arguments", "run"]
 
@@ -31,6 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     shards = expand(arguments.shards, allow_pipe=arguments.allow_pipe)
     execution = execution_of(arguments)
-    report = convert(shards, arguments.out, arguments.to, execution, allow_pipe=arguments.allow_pipe)
+    with repair_advised():
+        report = convert(shards, arguments.out, arguments.to, execution, allow_pipe=arguments.allow_pipe)
     print_report(report, as_json=arguments.json)
     return 1 if report.read and not report.written else 0

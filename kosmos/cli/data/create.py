@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from kosmos.cli.data.flags import add_execution_arguments, count, execution_of, print_report
+from kosmos.cli.data.flags import add_execution_arguments, count, execution_of, print_report, repair_advised
 
 __all__ = ["FORMATS", "add_arguments", "run"]
 
@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
         sample_by=arguments.sample_by,
         split=arguments.split,
     )
-    with source_paths(arguments.source) as paths:
+    with repair_advised(), source_paths(arguments.source) as paths:
         creation = plan(
             paths,
             options,

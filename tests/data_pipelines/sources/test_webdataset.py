@@ -89,3 +89,9 @@ def test_an_index_of_another_tar_is_not_believed(tmp_path: Path) -> None:
     write_index(tar, [0, 512])
     with pytest.raises(ShardError, match="index does not fit the tar"):
         entries(tar)
+
+
+def test_words_beside_a_picture_come_before_lists_of_captions(tmp_path: Path) -> None:
+    tar = put_tar(tmp_path / "0.tar", {**PAIR, "000.json": {"captions": ["Another."]}})
+    assert found(tar) == "webdataset"
+    assert said(entries(tar)[0]) == [photo(1), "a dog , wet"]

@@ -44,5 +44,7 @@ def test_an_unknown_format_is_wrong_usage(shard: Path, tmp_path: Path, capsys: p
 def test_a_torn_shard_is_named(shard: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shard.write_bytes(shard.read_bytes()[:1_100])
     assert main(["data", "convert", str(shard), str(tmp_path / "out"), "--to", "text"]) == 1
-    assert "set-0.tar, byte" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "set-0.tar, byte" in said
+    assert "kosmos data repair" in said
     assert not (tmp_path / "out" / "set-0.jsonl").exists()
