@@ -54,16 +54,16 @@ def _joined(path: Path) -> Sequence[object]:
     images, annotations = parsed.get("images"), parsed.get("annotations", [])
     if not isinstance(images, list) or not isinstance(annotations, list):
         raise ValueError(f"{path} has no lists `images` and `annotations`; give a file of captions")
-    captions: dict[object, list[object]] = {}
+    captions: dict[str, list[object]] = {}
     for annotation in map(_object, annotations):
-        captions.setdefault(annotation.get("image_id"), []).append(annotation.get("caption"))
+        captions.setdefault(str(annotation.get("image_id")), []).append(annotation.get("caption"))
     return [_record(_object(image), captions) for image in images]
 
 
-def _record(image: Mapping[str, object], captions: Mapping[object, list[object]]) -> Mapping[str, object]:
+def _record(image: Mapping[str, object], captions: Mapping[str, list[object]]) -> Mapping[str, object]:
     sentences = image.get("sentences")
     if not isinstance(sentences, list):
-        return {**image, CAPTIONS: captions.get(image.get("id"), [])}
+        return {**image, CAPTIONS: captions.get(str(image.get("id")), [])}
     folder, name = image.get("filepath"), image.get("filename")
     path = f"{folder}/{name}" if folder else name
     split = "train" if image.get("split") == "restval" else image.get("split")

@@ -58,8 +58,11 @@ def _pictures(path: Path) -> Sequence[object]:
     head, _, body = text.partition("\n")
     table = _TABLE.fullmatch(head.strip())
     found: dict[str, list[str]] = {}
-    for name, caption in _table(body, table[2]) if table else _numbered(path, text):
-        found.setdefault(name, []).append(caption)
+    try:
+        for name, caption in _table(body, table[2]) if table else _numbered(path, text):
+            found.setdefault(name, []).append(caption)
+    except csv.Error as error:
+        raise ValueError(f"{path} is a broken table: {error}") from None
     return [{"image": name, "captions": captions} for name, captions in found.items()]
 
 

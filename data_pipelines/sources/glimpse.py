@@ -14,7 +14,7 @@ from pathlib import Path
 from data_pipelines.naming import split_name
 from data_pipelines.schema import PICTURE_PARTS
 from data_pipelines.shard import Shard
-from data_pipelines.sources.lines import open_plain
+from data_pipelines.sources.lines import read_beginning
 from data_pipelines.sources.parquet import column_names
 from data_pipelines.sources.records import parse_object
 from data_pipelines.sources.whole_files import load_json
@@ -98,8 +98,7 @@ def _files(path: Path) -> Iterator[Path]:
 
 def _first_record(bare: Glimpse) -> tuple[Mapping[str, object], frozenset[str]]:
     if lines := bare.having(*JSON_LINES):
-        with open_plain(lines[0]) as stream:
-            return _object(stream.readline(MAX_LOOK)), frozenset()
+        return _object(read_beginning(lines[0], MAX_LOOK, line=True)), frozenset()
     if tars := bare.having("tar"):
         return _first_sample(tars[0])
     if tables := bare.having("parquet"):
@@ -136,8 +135,7 @@ def _first_line(bare: Glimpse) -> str:
     texts = bare.having("txt", "csv", "tsv", "token")
     if not texts:
         return ""
-    with open_plain(texts[0]) as stream:
-        return stream.readline(MAX_LOOK).decode("utf-8-sig", "replace").rstrip("\r\n")
+    return read_beginning(texts[0], MAX_LOOK, line=True).decode("utf-8-sig", "replace").rstrip("\r\n")
 
 
 def _object(data: bytes) -> Mapping[str, object]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import zlib
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -23,11 +24,12 @@ from data_pipelines.sources.keys import unique_keys
 from data_pipelines.sources.records import parse_object
 from data_pipelines.sources.rows import Row
 
-__all__ = ["MAX_LINE_BYTES", "MAX_NAME", "JsonLines", "Lines", "count_lines", "open_plain", "stem"]
+__all__ = ["MAX_LINE_BYTES", "MAX_NAME", "JsonLines", "Lines", "count_lines", "open_plain", "read_beginning", "stem"]
 
 MAX_LINE_BYTES = 64 * 2**20  # a page with its pictures in base 64 takes a few million
 STRIDE = 1_024
 MAX_NAME = 60
+DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile)
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,22 @@ def open_plain(path: Path) -> BinaryIO:
     return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix == ".gz" else open(path, "rb")
 
 
+def read_beginning(path: Path, most: int, *, line: bool = False) -> bytes:
+    """The first `most` bytes of a file, unzipped; or of its first line.
+
+    Raises: OSError.
+    """
+    try:
+        with open_plain(path) as stream:
+            return stream.readline(most) if line else stream.read(most)
+    except DAMAGED as error:
+        raise _damage(str(path), error) from None
+
+
+def _damage(name: str, error: Exception) -> OSError:
+    return OSError(5, f"zipped file is cut short or damaged ({error})", name)
+
+
 def stem(path: Path) -> str:
     """A file's name without what its format adds: `docs` of `docs.jsonl.gz`."""
     name = path.name.removesuffix(".gz")
@@ -122,12 +140,15 @@ def _count(path: Path, name: str, header: int, blank: bool) -> _File:
 
 def _next(stream: BinaryIO) -> bytes | None:
     """The next line with its end; b"" after the last, None for one that is too long (and is passed over)."""
-    line = stream.readline(MAX_LINE_BYTES + 1)
-    if len(line) <= MAX_LINE_BYTES:
-        return line
-    while line and not line.endswith(b"\n"):
-        line = stream.readline(MAX_LINE_BYTES)
-    return None
+    try:
+        line = stream.readline(MAX_LINE_BYTES + 1)
+        if len(line) <= MAX_LINE_BYTES:
+            return line
+        while line and not line.endswith(b"\n"):
+            line = stream.readline(MAX_LINE_BYTES)
+        return None
+    except DAMAGED as error:
+        raise _damage(stream.name, error) from None
 
 
 def _slice(file: _File, start: int, stop: int) -> Iterator[bytes | None]:

@@ -120,6 +120,8 @@ def parallel_document(
     Raises: DocumentError: `language missing`.
     """
     words = {language: texts.get(language) for language in wanted}
+    if len(words) < 2:
+        raise DocumentError(key, "language missing", f"only {list(words)}")
     if missing := [name for name, text in words.items() if not isinstance(text, str) or not text.strip()]:
         raise DocumentError(key, "language missing", ", ".join(missing))
     segments = tuple(Text(str(text).strip()) for text in words.values())
@@ -129,8 +131,6 @@ def parallel_document(
 def _record_entries(row: Row, wanted: tuple[str, ...]) -> Iterator[Entry]:
     found = _languages(row.record)
     languages = wanted or tuple(name for name in found if isinstance(row.record[name], str))
-    if len(languages) < 2:
-        raise DocumentError(row.key, "language missing", f"only {list(languages)}")
     yield parallel_document(row.key, row.record, languages, kept(row.record, besides={*found, *languages}))
 
 

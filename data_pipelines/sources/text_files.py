@@ -15,7 +15,7 @@ from data_pipelines.sources.draft import Draft
 from data_pipelines.sources.flickr import Flickr
 from data_pipelines.sources.glimpse import Glimpse
 from data_pipelines.sources.keys import unique_keys
-from data_pipelines.sources.lines import Lines, count_lines, open_plain, stem
+from data_pipelines.sources.lines import Lines, count_lines, read_beginning, stem
 from data_pipelines.sources.rows import Row
 from data_pipelines.sources.source import Converted, Entry, Opened, Options
 from data_pipelines.sources.whole_files import open_whole, read_whole
@@ -55,8 +55,7 @@ class _FileDocuments:
     def read(self, start: int, stop: int) -> Iterator[Entry]:
         """See Opened."""
         for key, path in zip(self.keys[start:stop], self.files[start:stop], strict=True):
-            with open_plain(path) as stream:
-                data = stream.read(MAX_DOCUMENT_BYTES + 1)
+            data = read_beginning(path, MAX_DOCUMENT_BYTES + 1)
             if len(data) > MAX_DOCUMENT_BYTES:
                 detail = f"over {MAX_DOCUMENT_BYTES} bytes; --sample-by paragraph or line"
                 yield Entry(key, DocumentError(key, "text too large", detail))

@@ -75,7 +75,9 @@ def _unit(unit: Element) -> dict[str, str]:
 
 def _words(segment: Element) -> str:
     """The words of a segment; inline codes are passed over, what follows them is not."""
-    words = [segment.text or ""]
-    for inner in segment:
-        words += ["" if inner.tag in MARKUP else _words(inner), inner.tail or ""]
-    return "".join(words)
+    for inner in list(segment.iter()):
+        if inner.tag in MARKUP:
+            after = inner.tail
+            inner.clear()
+            inner.tail = after
+    return "".join(segment.itertext())

@@ -16,7 +16,7 @@ from typing import TypeAlias
 from data_pipelines.errors import DocumentError
 from data_pipelines.naming import clean_key
 from data_pipelines.sources.keys import unique_keys
-from data_pipelines.sources.lines import MAX_NAME, open_plain, stem
+from data_pipelines.sources.lines import MAX_NAME, read_beginning, stem
 from data_pipelines.sources.rows import Row
 
 __all__ = ["Parse", "WholeFiles", "json_list", "load_json", "open_whole", "read_whole"]
@@ -65,9 +65,8 @@ def open_whole(paths: tuple[Path, ...], parse: Parse) -> WholeFiles:
 
 
 def read_whole(path: Path) -> bytes:
-    """A file's bytes, unzipped. Raises: ValueError above the limit."""
-    with open_plain(path) as stream:
-        data = stream.read(MAX_WHOLE_BYTES + 1)
+    """A file's bytes, unzipped. Raises: ValueError above the limit; OSError."""
+    data = read_beginning(path, MAX_WHOLE_BYTES + 1)
     if len(data) > MAX_WHOLE_BYTES:
         raise ValueError(f"{path} has more than {MAX_WHOLE_BYTES} bytes, too many to hold at once; split it")
     return data

@@ -94,6 +94,6 @@ def _name(text: str) -> str:
 
 def _languages(text: str) -> tuple[str, ...]:
     found = tuple(part.strip() for part in text.split(","))
-    if not all(found) or len(set(found)) != len(found):
+    if len(found) < 2 or not all(found) or len(set(found)) != len(found):
         raise argparse.ArgumentTypeError(f"{text!r} is no list of languages, such as en,de")
     return found

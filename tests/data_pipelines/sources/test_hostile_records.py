@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import suppress
@@ -93,3 +94,39 @@ def test_a_line_without_end_is_passed_over_in_pieces(tmp_path: Path, monkeypatch
     file = put(tmp_path / "a.jsonl", b'{"text": "one"}\n{"text": "' + b"x" * 1_000 + b'"}\n{"text": "two"}\n')
     first, broken, last = entries(file)
     assert (said(first), reason_of(broken), said(last)) == (["one"], "line too long", ["two"])
+
+
+DEEP = "<tmx><body><tu>{0}{0}</tu></body></tmx>".format(
+    '<tuv xml:lang="en"><seg>' + "<hi>" * 5_000 + "x" + "</hi>" * 5_000 + "</seg></tuv>"
+)
+BROKEN: list[tuple[str, bytes, str]] = [
+    ("a.jsonl.gz", b"not zipped", "a.jsonl.gz.*damaged|damaged.*a.jsonl.gz"),
+    ("a.jsonl.gz", gzip.compress(b'{"text": "x"}\n' * 10)[:-12], "cut short"),
+    ("a.txt.gz", gzip.compress(b"x" * 9_000, 0)[:-4_000], "cut short"),
+    ("a.json", b"[1, 2", "is no JSON"),
+    ("a.json", b"[" * 100_000, "is no JSON"),
+    ("a.json", b'{"images": [], "annotations": []}', "holds no documents"),
+    ("a.parquet", b"PAR1junk", "is no parquet file"),
+    ("a.tar", b"junk" * 300, "a.tar, byte 0: torn header"),
+    ("a.csv", b'image,caption\na.jpg,"' + b"x" * 200_000 + b'"', "broken table"),
+    ("a.csv", b"image,caption\na.jpg,\xff", "is not UTF-8"),
+    ("a.token", b"a.jpg#0\tA dog\nno tab here", "line 2: no tab"),
+    ("a.tsv", b"\t", "--languages"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "sentence"), BROKEN)
+def test_a_broken_file_is_refused_by_name(tmp_path: Path, name: str, content: bytes, sentence: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises((ValueError, OSError), match=sentence):
+        entries(tmp_path / name)
+
+
+def test_what_is_nested_or_named_to_hurt_is_only_counted(tmp_path: Path) -> None:
+    images = [{"id": [1], "file_name": "a"}, {"id": 2, "file_name": ["a"]}]
+    annotations = [{"image_id": {"a": 1}, "caption": 2}, {"image_id": 2, "caption": "A dog."}]
+    coco = put(tmp_path / "coco.json", {"images": images, "annotations": annotations})
+    assert [reason_of(entry) for entry in entries(coco)] == ["no words", "no words"]
+    assert [reason_of(entry) for entry in entries(put(tmp_path / "deep.tmx", DEEP))] == ["language missing"]
+    for nested in (">" * 5_000, "[" * 5_000, "- " * 5_000):
+        assert len(entries(put(tmp_path / "pages" / "a.md", nested + "x"))) == 1
