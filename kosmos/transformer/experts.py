@@ -19,7 +19,8 @@ from torch.distributed.tensor import DTensor
 
 from kosmos.transformer.config import ExpertsConfig, Initialisation, LayerShape
 from kosmos.transformer.dispatch import dispatch
-from kosmos.transformer.expert_products import Stack, by_groups, by_slices, by_tiles, groups_suit
+from kosmos.transformer.expert_products import Stack, by_groups, by_tiles, groups_suit
+from kosmos.transformer.expert_slices import by_slices
 from kosmos.transformer.gradient_room import GradientRoom
 from kosmos.transformer.linear import DETERMINISTIC_ROWS
 from kosmos.transformer.routing import ROUTERS, Routing, balance_total, route

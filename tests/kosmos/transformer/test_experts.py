@@ -14,7 +14,8 @@ from torch.testing import assert_close
 
 from kosmos.transformer.config import Norms
 from kosmos.transformer.dispatch import dispatch
-from kosmos.transformer.expert_products import by_groups, by_slices, by_tiles, groups_suit
+from kosmos.transformer.expert_products import by_groups, by_tiles, groups_suit
+from kosmos.transformer.expert_slices import by_slices
 from kosmos.transformer.experts import Experts, balance_losses
 from kosmos.transformer.feedforward import FeedForward
 from kosmos.transformer.linear import set_deterministic
