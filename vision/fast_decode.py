@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from vision.image import ImageLimits, Picture, ResizeRule, check_size, open_image, resize
 from vision.strict_pillow import strict_pillow
 
-__all__ = ["decode_square"]
+__all__ = ["OVERSAMPLING", "decode_square"]
 
 LIMITS = ImageLimits()
 JPEG = b"\xff\xd8\xff"
@@ -26,7 +26,8 @@ APP1 = b"\xff\xe1"  # the marker of EXIF and XMP; coded pixels cannot hold it, t
 ORIENTATION, UPRIGHT = 0x0112, 1
 COLORSPACES = ("YCbCr", "RGB", "Gray")
 REDUCTIONS = (8, 4, 2)  # the scaled transforms that have vector code; 3/8 and its like take longer than 1/2
-OVERSAMPLING = 2  # with once the side the largest difference on photographs is three times as large
+OVERSAMPLING = 2
+"""Pixels kept for each one wanted, a side; with 1 the largest difference on photographs is three times as large."""
 NUDGE = 1 + 1e-9  # sizes are floored, and 240 * (224 / 240) may lie just below 224
 
 

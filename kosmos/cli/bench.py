@@ -21,9 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare arguments; nothing heavy is imported."""
     parser.add_argument(
         "name",
-        choices=("decode", "attention", "experts", "captions"),
+        choices=("decode", "attention", "experts", "data", "captions"),
         help="decode: tokens a second, reading an image; attention: training and decoding steps of a decoder; experts: "
-        "sparse layers; captions: quality",
+        "sparse layers; data: shards to batches; captions: quality",
     )
     parser.add_argument("--preset", choices=PRESETS, default="kosmos2", help="shape of the model (kosmos2)")
     parser.add_argument("--rounds", type=_count, default=7, help="turns of every contestant; medians are shown (7)")
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    measure = {"decode": _decode, "attention": _attention, "experts": _experts}[arguments.name]
+    measure = {"decode": _decode, "attention": _attention, "experts": _experts, "data": _data}[arguments.name]
     for figure in measure(arguments):
         print(figure.to_json() if arguments.json else table([figure]), flush=True)
     return 0
@@ -87,6 +87,15 @@ def _experts(arguments: argparse.Namespace) -> Iterator[Figure]:
 
     bench = ExpertsBench(rounds=arguments.rounds, peers=not arguments.without_peers, cases=_cases(arguments, CASES))
     return run_experts(bench)
+
+
+def _data(arguments: argparse.Namespace) -> Iterator[Figure]:
+    from kosmos.bench.data import DATA_CASES, DataBench, run_data
+
+    cases = _cases(arguments, DATA_CASES)
+    return run_data(
+        DataBench(data=arguments.data, rounds=arguments.rounds, peers=not arguments.without_peers, cases=cases)
+    )
 
 
 def _cases(arguments: argparse.Namespace, known: tuple[str, ...]) -> tuple[str, ...]:
