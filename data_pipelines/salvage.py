@@ -42,18 +42,32 @@ class Tear:
 
 def salvage(archive: Buffer, shard: str) -> Iterator[Member | Tear]:
     """Whole members with right checksums and the tears between them, in order; tears that touch are one."""
-    torn: Tear | None = None
+    last: Member | Tear | None = None
     for found in _walk(archive, shard):
-        if torn is not None and isinstance(found, Tear) and torn.lost and found.lost and torn.end == found.start:
-            torn = Tear(torn.start, found.end, torn.reason)
-            continue
-        if torn is not None:
-            yield torn
-        torn = found if isinstance(found, Tear) else None
-        if isinstance(found, Member):
-            yield found
-    if torn is not None:
-        yield torn
+        if isinstance(last, Member) and isinstance(found, Tear) and _is_short(archive, last, found):
+            last = Tear(last.start, found.end, found.reason)
+        elif (
+            isinstance(last, Tear) and isinstance(found, Tear) and last.lost and found.lost and last.end == found.start
+        ):
+            last = Tear(last.start, found.end, last.reason)
+        else:
+            if last is not None:
+                yield last
+            last = found
+    if last is not None:
+        yield last
+
+
+def _is_short(archive: Buffer, member: Member, tear: Tear) -> bool:
+    """Whether bytes of a member's contents are missing, and not only of its padding.
+
+    So it is if the next header begins within the contents, or if as many zeros of padding as bytes are missing have
+    moved up into the contents.
+    """
+    missing, end = member.end - tear.end, member.data + member.size
+    if tear.lost or missing <= 0:
+        return False
+    return tear.end < end or not _SOMETHING.search(archive, max(member.data, end - missing), end)
 
 
 def _walk(archive: Buffer, shard: str) -> Iterator[Member | Tear]:

@@ -61,6 +61,13 @@ def test_missing_bytes_of_any_number_do_not_hide_what_follows() -> None:
         ), missing
 
 
+def test_a_file_whose_contents_miss_bytes_is_lost() -> None:
+    files = file("a.txt", "a" * 600) + file("b.txt", "words")
+    for missing in (1, 100, 411):
+        archive = files[:700] + files[700 + missing :] + END
+        assert names_and_tears(archive) == (["b.txt"], [Tear(0, 1536 - missing, "torn header")]), missing
+
+
 def test_a_torn_tail_is_one_tear() -> None:
     for form in ("pax", "gnu"):
         archive = archive_of([Entry("a.txt", b"a"), Entry(LONG, b"b" * 5000)], form)[:-9000]

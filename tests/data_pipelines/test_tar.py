@@ -44,7 +44,10 @@ letters = st.sampled_from("abcxyz019_-. äß語")
 short_names = st.text(letters, min_size=1, max_size=12).map(lambda name: name.replace("/", "_") + ".x")
 long_names = st.lists(st.text("ab.", min_size=30, max_size=60).map(lambda part: f"d{part}"), min_size=2, max_size=6)
 names = st.one_of(short_names, long_names.map("/".join))
-entries = st.builds(Entry, names, st.binary(max_size=1200), st.sampled_from(KINDS))
+entries = st.builds(Entry, names, st.binary(max_size=1200), st.sampled_from(KINDS)).filter(
+    # Of an old file with a long name, tarfile looks for a folder's slash where the first 100 bytes of the name end.
+    lambda entry: entry.kind != tarfile.AREGTYPE or len(entry.name) < 100
+)
 
 
 @given(st.lists(entries, max_size=6), st.sampled_from(["gnu", "pax"]))
