@@ -10,7 +10,9 @@ from bisect import bisect_right
 
 from kosmos.processor import Encoded
 
-__all__ = ["pieces"]
+__all__ = ["LEAST", "cut", "pieces"]
+
+LEAST = 32  # rows; a shorter head or rest teaches little
 
 
 def pieces(encoded: Encoded, length: int) -> list[Encoded]:
@@ -26,6 +28,20 @@ def pieces(encoded: Encoded, length: int) -> list[Encoded]:
         found.append(_piece(encoded, start, stop))
         start = stop
     return found
+
+
+def cut(encoded: Encoded, room: int) -> tuple[Encoded, Encoded] | None:
+    """A head of at most `room` rows and the rest, so that a batch is filled.
+
+    Words are cut anywhere; a document with pictures before one of them, as a picture keeps the words that follow it.
+    Returns: None where head or rest would be short.
+    """
+    place = room
+    if encoded.images:
+        place = max((start - 1 for start in encoded.image_starts if start - 1 <= room), default=0)
+    if place < LEAST or encoded.length - place < LEAST:
+        return None
+    return _piece(encoded, 1, place), _piece(encoded, place, encoded.length)
 
 
 def _stop(encoded: Encoded, start: int, most: int) -> int:

@@ -25,7 +25,7 @@ BatchT = TypeVar("BatchT", covariant=True)
 class Encoder(Protocol[RowsT, BatchT]):
     """Documents to batches; must pickle, as worker processes get a copy.
 
-    All four are pure. What they draw at random comes from `document.meta["__seed__"]`, a number that differs from visit
+    All five are pure. What they draw at random comes from `document.meta["__seed__"]`, a number that differs from visit
     to visit and not from run to run; `__key__` and `__epoch__` (visits of this document before) stand beside it.
     """
 
@@ -34,6 +34,9 @@ class Encoder(Protocol[RowsT, BatchT]):
 
     def split(self, rows: RowsT, length: int) -> Sequence[RowsT]:
         """Pieces of at most `length` rows that together are the document; itself alone if it is short enough."""
+
+    def cut(self, rows: RowsT, room: int) -> tuple[RowsT, RowsT] | None:
+        """A head of at most `room` rows and the rest, to fill a batch; None for what is better left whole."""
 
     def open_pictures(self, rows: RowsT) -> RowsT:
         """The same with pictures decoded. Raises: ValueError for a picture that cannot be read."""

@@ -1,7 +1,7 @@
 """A lane of a stream: windows of documents read ahead, packed, and handed out batch by batch.
 
-Its state is where the window in hand begins and how many of its batches are gone; on resume the window is read again.
-A window ends where the next document would overfill so many batches, so that packing leaves little room.
+A window is the longest run of documents that packs into so many batches. The lane's state is where the window in hand
+begins and how many of its batches are gone; on resume the window is read again.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ from data_pipelines.loader.encoder import Rows
 from data_pipelines.loader.packing import pack
 from data_pipelines.loader.reading import Read, Reader, Skipped
 
-__all__ = ["Lane", "LaneBatch", "LaneState"]
+__all__ = ["Lane", "LaneBatch", "LaneState", "Piece"]
 
 RowsT = TypeVar("RowsT", bound=Rows)
-FULL = 0.99  # of a window's rows are filled with documents; the rest is what packing cannot fill
 MAX_SKIPPED = 1000  # documents passed over in one window; more is no stream but a fault
 
 
@@ -33,15 +32,29 @@ class LaneState:
 
 
 @dataclass(frozen=True)
+class Piece(Generic[RowsT]):
+    """Rows, and the document they are of: its key, and the shard it stands in."""
+
+    rows: RowsT
+    key: str
+    shard: str
+
+    @property
+    def length(self) -> int:
+        """Rows."""
+        return self.rows.length
+
+
+@dataclass(frozen=True)
 class LaneBatch(Generic[RowsT]):
     """One batch of one stream before pictures are opened.
 
     Attributes:
-        pieces: rows with the key and shard they come from.   skipped: documents passed over on the way here.
-        after: the lane's state once this batch is used.   documents: read on the way here.
+        skipped: documents passed over on the way here.   documents: read on the way here.
+        after: the lane's state once this batch is used.
     """
 
-    pieces: Sequence[tuple[RowsT, str, str]]
+    pieces: Sequence[Piece[RowsT]]
     skipped: Sequence[Skipped]
     documents: int
     after: LaneState
@@ -49,17 +62,18 @@ class LaneBatch(Generic[RowsT]):
 
 @dataclass(frozen=True)
 class _Window(Generic[RowsT]):
-    """Documents packed together.
+    """Documents packed together, and the position behind them."""
 
-    Attributes:
-        batches: indices into `pieces`.   after: the position behind the window.
-    """
+    batches: Sequence[Sequence[Piece[RowsT]]]
+    reads: Sequence[Read[RowsT]]
 
-    pieces: Sequence[tuple[RowsT, str, str]]
-    batches: Sequence[Sequence[int]]
-    skipped: Sequence[Skipped]
-    documents: int
-    after: Taken
+    @property
+    def after(self) -> Taken:
+        return self.reads[-1].after
+
+    @property
+    def skipped(self) -> list[Skipped]:
+        return [read.skipped for read in self.reads if read.skipped]
 
 
 class Lane(Generic[RowsT]):
@@ -73,53 +87,72 @@ class Lane(Generic[RowsT]):
         self.state = state
         self._reader, self._number, self._rows, self._look_ahead = reader, number, rows, look_ahead
         self._window: _Window[RowsT] | None = None
-        self._held: Read[RowsT] | None = None  # the document that did not fit the last window
+        self._held: list[Read[RowsT]] = []  # read already, but of the next window
 
     def next(self) -> LaneBatch[RowsT]:
         """The next batch; `state` moves on."""
         start, gone = self.state.start, self.state.gone
         if self._window is None:
-            self._window = self._read_window(start)
+            self._window = self._next_window(start)
         window = self._window
-        pieces = [window.pieces[index] for index in window.batches[gone]]
-        first = gone == 0  # what was read and passed over is said once, with a window's first batch
         if gone + 1 < len(window.batches):
             self.state = LaneState(start, gone + 1)
         else:
             self.state, self._window = LaneState(window.after), None
-        return LaneBatch(pieces, window.skipped if first else (), window.documents if first else 0, self.state)
+        # What was read and passed over is said once, with a window's first batch.
+        skipped, documents = ((), 0) if gone else (window.skipped, len(window.reads))
+        return LaneBatch(window.batches[gone], skipped, documents, self.state)
 
-    def _read_window(self, start: Taken) -> _Window[RowsT]:
-        full = FULL * self._look_ahead * self._rows
-        pieces: list[tuple[RowsT, str, str]] = []
-        skipped: list[Skipped] = []
-        rows, documents, after = 0, 0, start
-        for read in self._from(start):
-            length = sum(piece.length for piece in read.pieces)
-            if pieces and rows + length > full:
-                self._held = read
-                break
-            documents, after, rows = documents + 1, read.after, rows + length
-            pieces += [(piece, read.key, read.shard) for piece in read.pieces]
-            if read.skipped:
-                skipped.append(read.skipped)
-                _check(skipped)
-        batches = pack([piece.length for piece, _, _ in pieces], self._rows)
+    def _next_window(self, start: Taken) -> _Window[RowsT]:
+        reads = self._read_ahead(start)
+        count, packed = self._pack(reads)
+        self._held = reads[count:]
+        window = _Window(packed, reads[:count])
         # In the order of packing all long documents would come first.
-        shuffled = np.random.default_rng((self._reader.seed, self._number, *after.documents)).permutation(len(batches))
-        return _Window(pieces, [batches[index] for index in shuffled], skipped, documents, after)
+        draw = np.random.default_rng((self._reader.seed, self._number, *window.after.documents))
+        return _Window([packed[batch] for batch in draw.permutation(len(packed))], window.reads)
+
+    def _read_ahead(self, start: Taken) -> list[Read[RowsT]]:
+        """At least as many documents as a window may hold."""
+        reads: list[Read[RowsT]] = []
+        rows, skipped = 0, 0
+        for read in self._from(start):
+            reads.append(read)
+            rows += _rows(read)
+            skipped += read.skipped is not None
+            if rows >= self._look_ahead * self._rows:
+                break
+            if skipped >= MAX_SKIPPED and read.skipped:
+                where, fault = read.skipped.shard, read.skipped.detail
+                raise ValueError(f"{skipped} documents of one window cannot be used; the last, {where}: {fault}")
+        return reads
+
+    def _pack(self, reads: Sequence[Read[RowsT]]) -> tuple[int, list[list[Piece[RowsT]]]]:
+        """A long run of documents that packs, and its batches."""
+        count = len(reads)
+        while isinstance(packed := self._packed(reads[:count]), int):
+            while packed > 0 and count > 1:  # leave as many rows to the next window as found no room
+                count -= 1
+                packed -= _rows(reads[count])
+        while count < len(reads) and not isinstance(more := self._packed(reads[: count + 1]), int):
+            count, packed = count + 1, more
+        return count, packed
+
+    def _packed(self, reads: Sequence[Read[RowsT]]) -> list[list[Piece[RowsT]]] | int:
+        pieces = [Piece(rows, read.key, read.shard) for read in reads for rows in read.pieces]
+        # One document alone may have more pieces than a window has batches.
+        batches = self._look_ahead if len(reads) > 1 else max(self._look_ahead, len(pieces))
+        return pack(pieces, self._rows, batches, self._cut)
+
+    def _cut(self, piece: Piece[RowsT], room: int) -> tuple[Piece[RowsT], Piece[RowsT]] | None:
+        found = self._reader.encoder.cut(piece.rows, room)
+        return found and (Piece(found[0], piece.key, piece.shard), Piece(found[1], piece.key, piece.shard))
 
     def _from(self, start: Taken) -> Iterator[Read[RowsT]]:
-        if self._held is not None:
-            held, self._held = self._held, None
-            yield held
-            start = held.after
-        yield from self._reader.read(self._number, start)
+        held, self._held = self._held, []
+        yield from held
+        yield from self._reader.read(self._number, held[-1].after if held else start)
 
 
-def _check(skipped: Sequence[Skipped]) -> None:
-    if len(skipped) >= MAX_SKIPPED:
-        last = skipped[-1]
-        raise ValueError(
-            f"{len(skipped)} documents of one window cannot be used; the last, {last.shard}: {last.detail}"
-        )
+def _rows(read: Read[RowsT]) -> int:
+    return sum(piece.length for piece in read.pieces)

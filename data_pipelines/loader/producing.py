@@ -92,9 +92,10 @@ class Producer(Generic[BatchT]):
 
     def _opened(self, name: str, batch: LaneBatch[Any], skipped: list[Skipped]) -> list[Any]:
         encoder, opened = self._streams[name].spec.encoder, []
-        for piece, key, shard in batch.pieces:
+        for piece in batch.pieces:
             try:
-                opened.append(encoder.open_pictures(piece))
+                opened.append(encoder.open_pictures(piece.rows))
             except ValueError as error:
-                skipped.append(Skipped("picture cannot be read", key, shard, str(error), whole=False))
+                fault = Skipped("picture cannot be read", piece.key, piece.shard, str(error), whole=False)
+                skipped.append(fault)
         return opened

@@ -24,7 +24,8 @@ class Stream(Generic[RowsT, BatchT]):
 
     Attributes:
         rows: of a batch at most.   max_length: rows of a piece at most (default: a batch's).
-        look_ahead: batches packed together; more leave less room empty, and are read again on resume.
+        look_ahead: batches packed together. More leave less room empty, take memory in every lane, and are read again
+            on resume: 4 will do for batches of many documents, 64 for batches of three or four.
         window: documents shuffled among each other; 1 keeps the order of every shard.
     """
 
@@ -32,7 +33,7 @@ class Stream(Generic[RowsT, BatchT]):
     encoder: Encoder[RowsT, BatchT]
     rows: int
     max_length: int | None = None
-    look_ahead: int = 8
+    look_ahead: int = 16
     window: int = WINDOW
 
     def __post_init__(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kosmos.packed import Packed
-from kosmos.pieces import pieces
+from kosmos.pieces import cut, pieces
 from kosmos.processor import Encoded, Processor
 from text.document import Document
 
@@ -25,6 +25,10 @@ class DocumentEncoder:
     def split(self, rows: Encoded, length: int) -> Sequence[Encoded]:
         """Pieces of at most `length` rows."""
         return pieces(rows, length)
+
+    def cut(self, rows: Encoded, room: int) -> tuple[Encoded, Encoded] | None:
+        """A head that fills `room` rows and the rest, of words alone."""
+        return cut(rows, room)
 
     def open_pictures(self, rows: Encoded) -> Encoded:
         """Decode and resize. Raises: ValueError for a picture that cannot be read."""

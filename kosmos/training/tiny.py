@@ -44,6 +44,7 @@ __all__ = ["Paths", "load_eye", "prepare", "streams", "train_tiny"]
 
 KINDS = ("caption", "text", "interleaved")
 PHOTOGRAPHS = "photographs-train"
+LANES, LOOK_AHEAD = 16, 4  # few documents, small batches: little to read again on resume
 BOOK_SHARE_OF_WORDS = 4  # every 4th piece of a book teaches the vocabulary: captions are what it is for
 
 Progress = Callable[[str, int, int, Mapping[str, float]], None]
@@ -112,18 +113,21 @@ def streams(recipe: MixtureRecipe, paths: Paths, processor: Processor, ranks: in
             mixture=Mixture(components=(component(PHOTOGRAPHS),)),
             encoder=photographs,
             rows=recipe.caption_rows // ranks,
+            look_ahead=LOOK_AHEAD,
         ),
         "text": Stream(
             mixture=Mixture(components=text, by="token"),
             encoder=TinyEncoder(processor),
             rows=max(longest, recipe.text_rows // ranks),
             max_length=longest,
+            look_ahead=LOOK_AHEAD,
         ),
         "interleaved": Stream(
             mixture=Mixture(components=(component("pages-train"),)),
             encoder=TinyEncoder(processor, paths.features("pages-train")),
             rows=max(longest, recipe.page_rows // ranks),
             max_length=longest,
+            look_ahead=LOOK_AHEAD,
         ),
     }
 
@@ -152,7 +156,7 @@ class _Run:
     def loader(self, more: Streams, seed: int) -> Loader[Any]:
         """This rank's share of the streams, and of more."""
         own = streams(self.recipe.mixture, self.paths, self.processor, self.ranks)
-        return Loader({**own, **more}, seed=seed, rank=self.rank, ranks=self.ranks)
+        return Loader({**own, **more}, seed=seed, rank=self.rank, ranks=self.ranks, lanes=LANES)
 
 
 def _work(

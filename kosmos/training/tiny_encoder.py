@@ -14,7 +14,7 @@ from zlib import crc32
 import numpy as np
 
 from kosmos.packed import Packed
-from kosmos.pieces import pieces
+from kosmos.pieces import cut, pieces
 from kosmos.processor import Encoded, Processor
 from kosmos.training.corpus import captions_of
 from kosmos.training.features import Bytes, restored
@@ -72,6 +72,10 @@ class TinyEncoder:
         """Pieces of at most `length` rows."""
         return pieces(rows, length)
 
+    def cut(self, rows: Encoded, room: int) -> tuple[Encoded, Encoded] | None:
+        """A head that fills `room` rows and the rest, of words alone."""
+        return cut(rows, room)
+
     def open_pictures(self, rows: Encoded) -> Encoded:
         """Look up what the eye saw."""
         return replace(rows, images=tuple(self._seen(image) for image in rows.images if isinstance(image, Image)))
@@ -122,6 +126,9 @@ class PhotographEncoder:
     def split(self, rows: Photograph, length: int) -> Sequence[Photograph]:
         """Itself."""
         return (rows,)
+
+    def cut(self, rows: Photograph, room: int) -> None:
+        """Never."""
 
     def open_pictures(self, rows: Photograph) -> Photograph:
         """Itself."""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kosmos.pieces import pieces
+from kosmos.pieces import LEAST, cut, pieces
 from kosmos.processor import Encoded
 from text.document import Image
 
@@ -62,3 +62,31 @@ def test_a_cut_falls_on_a_segment_where_segments_are_short_enough(segments: list
 def test_a_picture_that_fits_no_piece_is_refused() -> None:
     with pytest.raises(ValueError, match="a picture takes 5 rows"):
         pieces(_encoded([4, "picture", 4]), 5)
+
+
+@given(length=st.integers(1, 200), room=st.integers(1, 200))
+def test_words_are_cut_to_fill_a_room_and_lose_nothing(length: int, room: int) -> None:
+    whole = _encoded([length])
+    found = cut(whole, room)
+    if found is None:
+        assert room < LEAST or whole.length - room < LEAST
+        return
+    head, rest = found
+    assert head.length == room
+    assert (*head.ids, *rest.ids[1:]) == whole.ids
+    assert (*head.loss_weights, *rest.loss_weights[1:]) == whole.loss_weights
+    assert rest.loss_weights[0] == 0.0
+
+
+def test_a_document_with_pictures_is_cut_before_one_of_them() -> None:
+    whole = _encoded([40, "picture", 30, "picture", 60])
+    found = cut(whole, 100)
+    assert found is not None
+    head, rest = found
+    assert (head.images, rest.images) == (whole.images[:1], whole.images[1:])
+    assert (*head.ids, *rest.ids[1:]) == whole.ids
+    assert rest.ids[1] == -1
+
+
+def test_a_picture_and_its_caption_stay_together() -> None:
+    assert cut(_encoded(["picture", 100]), 80) is None

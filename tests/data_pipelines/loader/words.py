@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data_pipelines.mixture import Component, Mixture
@@ -40,6 +40,13 @@ class WordEncoder:
     def split(self, rows: Piece, length: int) -> Sequence[Piece]:
         starts = range(0, rows.length, length)
         return [Piece(rows.key, rows.words[start : start + length], start, rows.broken) for start in starts]
+
+    def cut(self, rows: Piece, room: int) -> tuple[Piece, Piece] | None:
+        """Documents of the set `long` may be cut."""
+        if not rows.key.startswith("long") or room < 3:
+            return None
+        head, rest = rows.words[:room], rows.words[room:]
+        return replace(rows, words=head), replace(rows, words=rest, start=rows.start + room)
 
     def open_pictures(self, rows: Piece) -> Piece:
         if rows.broken:

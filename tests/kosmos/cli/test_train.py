@@ -30,7 +30,7 @@ def _small() -> tuple[KosmosConfig, Recipe]:
     config = preset("tiny")
     decoder = replace(config.decoder, vocab_size=307, num_layers=1, width=32, num_heads=2, ffn_width=64)
     config = replace(config, decoder=decoder, tokenizer=replace(config.tokenizer, num_words=300))
-    mixture = MixtureRecipe(captions=4, caption_texts=2, book_chunks=1, pages=1, chunk_length=24, views=2)
+    mixture = MixtureRecipe(caption_rows=80, text_rows=48, page_rows=24, piece_rows=24, views=2)
     return config, replace(
         TINY,
         mixture=mixture,
