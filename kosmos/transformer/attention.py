@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kosmos.transformer.blockwise import attend_blockwise, check_reach
+from kosmos.transformer.blockwise import attend_blockwise
 from kosmos.transformer.groups import PaddedGroup, padded_groups
 from kosmos.transformer.positions import PositionBias, XPos
 from kosmos.transformer.tiles import attend_in_tiles
 
-__all__ = ["AttentionContext", "CrossAttention", "PackedAttention"]
+__all__ = ["AttentionContext", "CrossAttention", "PackedAttention", "check_reach"]
 
 
 class AttentionContext(Protocol):
@@ -31,6 +31,26 @@ class AttentionContext(Protocol):
     ) -> Tensor:
         """Mixed values [R, H, K] of layer `layer`, one row for each query."""
         ...
+
+
+def check_reach(*, causal: bool, causal_block: int | None, rotation: XPos | None, longest: int) -> None:
+    """Whether such rows may attend so, for every context.
+
+    Args:
+        longest: rows of the longest sequence; matters without `causal` alone.
+    Raises: ValueError for a combination that has no right result.
+    """
+    if rotation is not None and not causal:
+        if rotation.decays:
+            raise ValueError("xPos amplifies keys after the query; use it with causal attention only")
+        if longest > rotation.block:
+            raise ValueError(f"{longest} rows that look both ways, but rotations share an anchor of {rotation.block}")
+    if causal_block is None:
+        return
+    if not causal:
+        raise ValueError("blockwise attention is causal; without causality give no causal_block")
+    if rotation is not None and rotation.block != causal_block:
+        raise ValueError(f"blocks of {causal_block} tokens, but keys are anchored to blocks of {rotation.block}")
 
 
 class PackedAttention:
@@ -53,13 +73,13 @@ class PackedAttention:
         Raises: ValueError for xPos without `causal` (its factors would amplify later keys), blocks without `causal` or
             unlike the rotation's, and rotated sequences without `causal` that are longer than the rotation's block.
         """
-        check_reach(causal, causal_block, rotation, max(lengths, default=0))
+        longest = max(lengths, default=0)
+        check_reach(causal=causal, causal_block=causal_block, rotation=rotation, longest=longest)
         self.causal, self.rotation, self.dropout, self.tiled = causal, rotation, dropout, tiled
         self.causal_block = causal_block
         self.lengths = tuple(lengths)
         self.positions_R = torch.cat([torch.arange(length, device=device) for length in self.lengths or (0,)])
         self.groups = padded_groups(self.lengths, device)
-        longest = max(self.lengths, default=0)
         self.in_one_block = rotation is None or longest <= rotation.block
         # Two blocks see everything before them, so only longer sequences need the windows.
         self.blockwise = causal_block is not None and longest > 2 * causal_block

@@ -13,27 +13,12 @@ from torch.nn import functional as F
 
 from kosmos.transformer.positions import PositionBias, XPos
 
-__all__ = ["attend_blockwise", "check_reach", "first_seen"]
+__all__ = ["attend_blockwise", "first_seen"]
 
 
 def first_seen(position: int, block: int) -> int:
     """The first key that a row at `position` sees: where the block before its own begins."""
     return max(position // block - 1, 0) * block
-
-
-def check_reach(causal: bool, causal_block: int | None, rotation: XPos | None, longest: int) -> None:
-    """Raises: ValueError for a combination that has no right result."""
-    if rotation is not None and not causal:
-        if rotation.decays:
-            raise ValueError("xPos amplifies keys after the query; use it with causal attention only")
-        if longest > rotation.block:
-            raise ValueError(f"{longest} rows that look both ways, but rotations share an anchor of {rotation.block}")
-    if causal_block is None:
-        return
-    if not causal:
-        raise ValueError("blockwise attention is causal; without causality give no causal_block")
-    if rotation is not None and rotation.block != causal_block:
-        raise ValueError(f"blocks of {causal_block} tokens, but keys are anchored to blocks of {rotation.block}")
 
 
 def attend_blockwise(

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kosmos.transformer.blockwise import attend_blockwise, check_reach, first_seen
+from kosmos.transformer.attention import check_reach
+from kosmos.transformer.blockwise import attend_blockwise, first_seen
 from kosmos.transformer.cache import CachedSequence, PagedCache
 from kosmos.transformer.groups import CachedGroup, cached_groups
 from kosmos.transformer.kernels.paged_attention import PagedRows, PageTable, load_paged_rows
@@ -44,7 +45,7 @@ class PagedAttention:
             lengths: new rows of each sequence, in the order of the packed rows.
         Raises: ValueError if a page would straddle two blocks; CacheFull if there is no room.
         """
-        check_reach(True, cache.causal_block, rotation, 0)
+        check_reach(causal=True, causal_block=cache.causal_block, rotation=rotation, longest=0)
         if rotation is not None and rotation.block % cache.page_size:
             raise ValueError(f"page size {cache.page_size} does not divide the xPos block {rotation.block}")
         self.cache, self.sequences, self.lengths = cache, tuple(sequences), tuple(lengths)

@@ -141,7 +141,6 @@ def test_every_parameter_of_an_encoder_learns(fields: dict[str, object]) -> None
 
 
 def test_an_encoder_may_hold_experts() -> None:
-    pytest.importorskip("kosmos.transformer.experts", reason="experts are not built yet")
     encoder = encoder_of(experts=ExpertsConfig(num_experts=4, every=2))
     sequences = [torch.randn(9, 32), torch.randn(4, 32)]
     assert_close(run(encoder, sequences)[1], run(encoder, sequences[1:])[0], atol=1e-5, rtol=1e-5)
