@@ -1,7 +1,8 @@
 """What can still be read of a broken tar: its whole members, and between them the tears, counted in bytes.
 
 After a tear the walk goes on at the next header block whose checksum is right, wherever it stands: where bytes are
-missing, nothing is a multiple of 512 any more. A tar inside a lost member would be taken for its own; nothing in its
+missing, nothing is a multiple of 512 any more. Where a block or more is missing from a file, the next file may be taken
+for its contents and lost with it. A tar inside a lost member would be taken for its own; nothing in its
 bytes tells it apart.
 """
 

@@ -35,7 +35,10 @@ def test_whatever_happens_to_one_stretch_the_rest_is_found(draw: st.DataObject) 
     put = draw.draw(st.sampled_from([b"", b"\0", b"x" * 300, b"\xff" * 1024, bytes(whole[: end - start])]))
     archive = whole[:start] + put + whole[end:]
     names, tears = names_and_tears(archive)
-    untouched = {f"{n}.txt" for n in range(5) if (n + 1) * size <= start or n * size >= end}
+    # Where a block is missing, or a header stands that has no contents, one more file may be taken for contents.
+    hidden = end - start - len(put) >= BLOCK or put.startswith(b"0.txt")
+    after = -(-end // size) + hidden
+    untouched = {f"{n}.txt" for n in range(5) if (n + 1) * size <= start or n >= after}
     assert untouched <= set(names)
     last = 0
     for found in salvage(archive, "x.tar"):  # what is found lies in order, and no byte is found twice
