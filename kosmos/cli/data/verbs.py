@@ -24,6 +24,7 @@ DATA_VERBS: Mapping[str, Verb] = {
     "dedup": Verb("kosmos.cli.data.dedup", "drop duplicates and what evaluation sets hold"),
     "stats": Verb("kosmos.cli.data.stats", "count what is in shards, and plot it"),
     "mix": Verb("kosmos.cli.data.mix", "say what a mixture gives, and write it out"),
+    "batches": Verb("kosmos.cli.data.batches", "read what training would read, packed"),
     "preview": Verb("kosmos.cli.data.preview", "look at documents in a page"),
     "convert": Verb("kosmos.cli.data.convert", "write documents in formats of others"),
 }
