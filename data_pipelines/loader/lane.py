@@ -20,15 +20,16 @@ from data_pipelines.loader.reading import Read, Reader, Skipped
 __all__ = ["Lane", "LaneBatch", "LaneState", "Piece"]
 
 RowsT = TypeVar("RowsT", bound=Rows)
-MAX_SKIPPED = 1000  # documents passed over in one window; more is no stream but a fault
+MAX_SKIPPED = 1000  # documents passed over one after the other; more is no stream but a fault
 
 
 @dataclass(frozen=True)
 class LaneState:
-    """Where a lane is: `start` of the window in hand, and how many of its batches are `gone`."""
+    """Where a lane is: `start` of the window in hand, how many of its batches are `gone`, and of all windows `used`."""
 
     start: Taken
     gone: int = 0
+    used: int = 0
 
 
 @dataclass(frozen=True)
@@ -91,14 +92,14 @@ class Lane(Generic[RowsT]):
 
     def next(self) -> LaneBatch[RowsT]:
         """The next batch; `state` moves on."""
-        start, gone = self.state.start, self.state.gone
+        start, gone, used = self.state.start, self.state.gone, self.state.used + 1
         if self._window is None:
             self._window = self._next_window(start)
         window = self._window
         if gone + 1 < len(window.batches):
-            self.state = LaneState(start, gone + 1)
+            self.state = LaneState(start, gone + 1, used)
         else:
-            self.state, self._window = LaneState(window.after), None
+            self.state, self._window = LaneState(window.after, used=used), None
         # What was read and passed over is said once, with a window's first batch.
         skipped, documents = ((), 0) if gone else (window.skipped, len(window.reads))
         return LaneBatch(window.batches[gone], skipped, documents, self.state)
@@ -119,12 +120,12 @@ class Lane(Generic[RowsT]):
         for read in self._from(start):
             reads.append(read)
             rows += _rows(read)
-            skipped += read.skipped is not None
+            skipped = skipped + 1 if read.skipped else 0
             if rows >= self._look_ahead * self._rows:
                 break
             if skipped >= MAX_SKIPPED and read.skipped:
                 where, fault = read.skipped.shard, read.skipped.detail
-                raise ValueError(f"{skipped} documents of one window cannot be used; the last, {where}: {fault}")
+                raise ValueError(f"{skipped} documents in a row cannot be used; the last, {where}: {fault}")
         return reads
 
     def _pack(self, reads: Sequence[Read[RowsT]]) -> tuple[int, list[list[Piece[RowsT]]]]:
@@ -140,8 +141,9 @@ class Lane(Generic[RowsT]):
 
     def _packed(self, reads: Sequence[Read[RowsT]]) -> list[list[Piece[RowsT]]] | int:
         pieces = [Piece(rows, read.key, read.shard) for read in reads for rows in read.pieces]
-        # One document alone may have more pieces than a window has batches.
-        batches = self._look_ahead if len(reads) > 1 else max(self._look_ahead, len(pieces))
+        # One document alone, but for those passed over, may have more pieces than a window has batches.
+        alone = sum(1 for read in reads if read.pieces) <= 1
+        batches = max(self._look_ahead, len(pieces)) if alone else self._look_ahead
         return pack(pieces, self._rows, batches, self._cut)
 
     def _cut(self, piece: Piece[RowsT], room: int) -> tuple[Piece[RowsT], Piece[RowsT]] | None:

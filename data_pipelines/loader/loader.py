@@ -15,6 +15,7 @@ import logging
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
 from data_pipelines.loader.dealing import Dealer
@@ -60,27 +61,34 @@ class Loader(Generic[BatchT]):
             max_skipped: share of documents that may be bad before the run stops.
         Raises: OSError, ValueError for shards that cannot be read and numbers that make no sense.
         """
-        if not (0 <= rank < ranks and workers >= 0 and prefetch >= 1 and lanes >= 1 and 0 <= max_skipped <= 1):
+        if not (0 <= rank < ranks and min(workers, seed) >= 0 and min(prefetch, lanes) >= 1 and 0 <= max_skipped <= 1):
             raise ValueError(
-                f"rank={rank} of ranks={ranks}, workers={workers}, prefetch={prefetch}, lanes={lanes},"
-                f" max_skipped={max_skipped}; ranks, prefetch and lanes are at least 1, max_skipped is a share"
+                f"seed={seed}, rank={rank} of ranks={ranks}, workers={workers}, prefetch={prefetch}, lanes={lanes},"
+                f" max_skipped={max_skipped}; none is negative, prefetch and lanes are at least 1, max_skipped a share"
             )
         if not streams:
             raise ValueError("a loader needs at least one stream")
         self._streams = {name: OpenStream.open(stream) for name, stream in streams.items()}
         self._rank, self._ranks, self._workers, self._prefetch = rank, ranks, workers, prefetch
         self._max_skipped = max_skipped
-        counts = {name: stream.counts for name, stream in self._streams.items()}
-        self._state = LoaderState(seed=seed, lanes=lanes, counts=counts, states={name: {} for name in streams})
+        shapes = {name: stream.shape for name, stream in self._streams.items()}
+        self._state = LoaderState(seed=seed, lanes=lanes, shapes=shapes, states={name: {} for name in streams})
         self._worst: Counter[str] = Counter()
         self._filled: Counter[str] = Counter()
         self._steps = 0
 
     def __iter__(self) -> Iterator[dict[str, BatchT]]:
-        """Steps from where the state is; a second call begins at the last step taken."""
+        """Steps from where the state is; a second call begins at the last step taken.
+
+        Raises: RuntimeError in an iterator that is older than the state: its steps would be counted as others.
+        """
         with closing(self._produced()) as deals:
+            state = self._state
             for produced in deals:
+                if self._state is not state:
+                    raise RuntimeError("the loader went on elsewhere or has another state; iterate over it anew")
                 self._keep(produced)
+                state = self._state
                 yield dict(produced.batches)
 
     def state_dict(self) -> dict[str, object]:
@@ -93,25 +101,14 @@ class Loader(Generic[BatchT]):
         Raises: ValueError for a state of another run or other data, or one that lacks lanes this rank needs.
         """
         state = LoaderState.from_record(record)
-        if (state.lanes, state.counts) != (self._state.lanes, self._state.counts):
-            raise ValueError(
-                f"the state is of {state.lanes} lanes over {state.counts}, this loader has {self._state.lanes} over"
-                f" {self._state.counts}; a run keeps its lanes and its documents"
-            )
+        state.check_same_run(self._state)
         dealer = self._dealer(state)
         missing = [
             lane for lane in dealer.own if dealer.used(lane) and any(lane not in s for s in state.states.values())
         ]
         if missing:
             raise ValueError(f"the state lacks lanes {missing[:5]}; give merge_states of all ranks' states")
-        self._state = LoaderState(
-            seed=state.seed,
-            lanes=state.lanes,
-            counts=state.counts,
-            batches=state.batches,
-            states={name: dict(states) for name, states in state.states.items()},
-            before=state.before + state.here,
-        )
+        self._state = replace(state, before=state.before + state.here, here=Report())
 
     def merge(self, records: Sequence[Mapping[str, Any]]) -> dict[str, object]:
         """The states of all ranks after the same step in one. Raises: ValueError if they are not that."""
@@ -141,8 +138,7 @@ class Loader(Generic[BatchT]):
         state = self._state
         dealer = self._dealer(state)
         states: dict[str, dict[int, LaneState]] = {name: dict(lanes) for name, lanes in state.states.items()}
-        used = {lane: dealer.used(lane) for lane in dealer.own}
-        producer = Producer(self._streams, lanes=state.lanes, seed=state.seed, states=states, used=used)
+        producer = Producer(self._streams, lanes=state.lanes, seed=state.seed, states=states)
         if self._workers:
             with Workers(producer, dealer, prefetch=self._prefetch) as workers:
                 yield from workers
@@ -162,14 +158,8 @@ class Loader(Generic[BatchT]):
             self._filled[name] += rows
         self._steps += 1
         states = {name: {**lanes, produced.deal.lane: produced.states[name]} for name, lanes in state.states.items()}
-        self._state = LoaderState(
-            seed=state.seed,
-            lanes=state.lanes,
-            counts=state.counts,
-            batches=state.batches + self._ranks,
-            states=states,
-            before=state.before,
-            here=state.here + tally.report(),
+        self._state = replace(
+            state, batches=state.batches + self._ranks, states=states, here=state.here + tally.report()
         )
         self._check_skipped(produced.skipped)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar  # Any: rows of whatever kind each stream's own encoder makes
@@ -45,26 +44,23 @@ class Producer(Generic[BatchT]):
         lanes: int,
         seed: int,
         states: Mapping[str, Mapping[int, LaneState]],
-        used: Mapping[int, int],
     ) -> None:
         """
         Args:
-            states: of lanes that have begun, by stream.   used: batches taken from each of them.
+            states: of lanes that have begun, by stream.
         """
         self._streams = streams
         self._readers = {name: stream.reader(name, lanes=lanes, seed=seed) for name, stream in streams.items()}
-        self._states, self._turns = states, Counter(used)
+        self._states = states
         self._lanes: dict[int, dict[str, Lane[Any]]] = {}
 
     def produce(self, deal: Deal) -> Produced[BatchT]:
         """The batches of a deal. Deals of a lane come in order; those of other ranks may be left out."""
         lanes = self._lane(deal.lane)
-        while self._turns[deal.lane] < deal.turn:  # belongs to another rank: packed, never opened
-            for lane in lanes.values():
+        for lane in lanes.values():
+            while lane.state.used < deal.turn:  # belongs to another rank: packed, never opened
                 lane.next()
-            self._turns[deal.lane] += 1
         packed = {name: lane.next() for name, lane in lanes.items()}
-        self._turns[deal.lane] += 1
         skipped = [one for batch in packed.values() for one in batch.skipped]
         batches, rows = {}, {}
         for name, batch in packed.items():

@@ -17,6 +17,7 @@ from data_pipelines.report import Report
 __all__ = ["LoaderState", "merge_states"]
 
 VERSION = 1
+NAMED = 3  # differences told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,14 +26,14 @@ class LoaderState:
 
     Attributes:
         batches: used by all ranks together.
-        counts: documents of each component by stream, to know another data set by.
+        shapes: of each stream (`OpenStream.shape`), to know another run by.
         states: of lanes that have begun, by stream and lane.
         before, here: what became of documents until this process began, and in it.
     """
 
     seed: int
     lanes: int
-    counts: Mapping[str, Mapping[str, int]]
+    shapes: Mapping[str, Mapping[str, object]]
     batches: int = 0
     states: Mapping[str, Mapping[int, LaneState]] = field(default_factory=dict)
     before: Report = field(default_factory=Report)
@@ -44,7 +45,7 @@ class LoaderState:
             "version": VERSION,
             "seed": self.seed,
             "lanes": self.lanes,
-            "counts": {name: dict(counts) for name, counts in self.counts.items()},
+            "shapes": {name: dict(shape) for name, shape in self.shapes.items()},
             "batches": self.batches,
             "states": {
                 name: {str(lane): _lane_record(state) for lane, state in sorted(states.items())}
@@ -54,12 +55,22 @@ class LoaderState:
             "here": self.here.to_record(),
         }
 
+    def check_same_run(self, other: LoaderState) -> None:
+        """Raises: ValueError where streams or lanes are not those of `other`, with what differs."""
+        mine, others = ({"lanes": state.lanes, **_flat(state.shapes)} for state in (self, other))
+        names = [name for name in {**mine, **others} if mine.get(name) != others.get(name)]
+        if names:
+            seen = "; ".join(f"{name} was {mine.get(name)}, now {others.get(name)}" for name in names[:NAMED])
+            raise ValueError(f"the state is of another run: {seen}; a run keeps its lanes, streams and documents")
+
     @staticmethod
     def from_record(record: Mapping[str, Any]) -> LoaderState:
         """What `to_record` gave. Raises: ValueError for anything else."""
+        if record.get("version") != VERSION:
+            raise ValueError(f"a loader's state of version {record.get('version')!r}; this one reads version {VERSION}")
         try:
             return _read(record)
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"this is no state of a loader ({type(error).__name__}: {error})") from None
 
 
@@ -73,39 +84,37 @@ def merge_states(records: Sequence[Mapping[str, Any]]) -> dict[str, object]:
     runs = {(state.seed, state.lanes, state.batches) for state in states}
     if len(runs) > 1:
         raise ValueError(f"states of different runs or steps (seed, lanes, batches): {sorted(runs)}")
-    merged: dict[str, dict[int, LaneState]] = {name: {} for name in first.counts}
+    merged: dict[str, dict[int, LaneState]] = {name: {} for name in first.shapes}
     here = Report()
     for state in states:
         here = here + state.here
         for name, lanes in state.states.items():
             for lane, found in lanes.items():
                 # Where several ranks pack one lane, the one that gave its last batch is furthest.
-                merged[name][lane] = max(merged[name].get(lane, found), found, key=_progress)
+                merged[name][lane] = max(merged[name].get(lane, found), found, key=lambda lane: lane.used)
     return replace(first, states=merged, here=here).to_record()
 
 
-def _progress(state: LaneState) -> tuple[int, int]:
-    return sum(state.start.documents), state.gone
+def _flat(shapes: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
+    return {f"{stream}.{name}": value for stream, shape in shapes.items() for name, value in shape.items()}
 
 
 def _lane_record(state: LaneState) -> list[object]:
-    return [list(state.start.documents), list(state.start.rows), state.gone]
+    return [list(state.start.documents), list(state.start.rows), state.gone, state.used]
 
 
 def _read(record: Mapping[str, Any]) -> LoaderState:
-    if record["version"] != VERSION:
-        raise ValueError(f"a loader's state of version {record['version']!r}; this one reads version {VERSION}")
     states = {
         name: {
-            int(lane): LaneState(Taken(tuple(documents), tuple(rows)), gone)
-            for lane, (documents, rows, gone) in lanes.items()
+            int(lane): LaneState(Taken(tuple(documents), tuple(rows)), gone, used)
+            for lane, (documents, rows, gone, used) in lanes.items()
         }
         for name, lanes in record["states"].items()
     }
     return LoaderState(
         seed=record["seed"],
         lanes=record["lanes"],
-        counts=record["counts"],
+        shapes=record["shapes"],
         batches=record["batches"],
         states=states,
         before=Report.from_record(record["before"]),

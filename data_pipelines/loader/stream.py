@@ -61,9 +61,18 @@ class OpenStream(Generic[RowsT, BatchT]):
         return OpenStream(spec, tuple(Documents(component) for component in spec.mixture.components))
 
     @property
-    def counts(self) -> dict[str, int]:
-        """Documents of each component by name."""
-        return {documents.name: len(documents) for documents in self.sets}
+    def shape(self) -> dict[str, object]:
+        """All that the order of documents and the cut into batches follow from, but seed and encoder; plain values."""
+        spec, components = self.spec, self.spec.mixture.components
+        return {
+            "documents": {documents.name: len(documents) for documents in self.sets},
+            "weights": [component.weight for component in components],
+            "by": spec.mixture.by,
+            "rows": spec.rows,
+            "max_length": spec.longest,
+            "look_ahead": spec.look_ahead,
+            "window": spec.window,
+        }
 
     def reader(self, name: str, *, lanes: int, seed: int) -> Reader[RowsT]:
         """Reads for any lane; `name` sets this stream's shuffle apart from those of the others."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TypeAlias
@@ -153,8 +154,70 @@ def test_a_state_of_other_data_or_missing_lanes_is_refused(
         _loader(streams).load_state_dict(ranks[0].state_dict())
     with pytest.raises(ValueError, match="keeps its lanes"):
         _loader(streams, lanes=7).load_state_dict(ranks[0].state_dict())
-    with pytest.raises(ValueError, match="no state of a loader"):
-        _loader(streams).load_state_dict({"version": 1})
+    broken = {**ranks[0].state_dict(), "states": {"short": {"0": [1]}}}
+    for record in ({"version": 1}, broken):
+        with pytest.raises(ValueError, match="no state of a loader"):
+            _loader(streams).load_state_dict(record)
+
+
+def test_a_run_of_other_batches_is_not_gone_on_with(streams: Mapping[str, Stream[Piece, tuple[Piece, ...]]]) -> None:
+    loader = _loader(streams, lanes=1)
+    for _ in islice(loader, 5):
+        pass
+    state = json.loads(json.dumps(loader.state_dict()))
+    for change in ({"look_ahead": 1}, {"rows": 48, "max_length": 24}, {"window": 7}):
+        others = {**streams, "short": replace(streams["short"], **change)}
+        with pytest.raises(ValueError, match=rf"short\.{next(iter(change))} was \d+, now \d+"):
+            _loader(others, lanes=1).load_state_dict(state)
+
+
+def test_a_rank_goes_on_from_its_own_state_though_others_pack_its_lanes(
+    streams: Mapping[str, Stream[Piece, tuple[Piece, ...]]],
+) -> None:
+    def rank(number: int) -> Loader[tuple[Piece, ...]]:
+        return _loader(streams, rank=number, ranks=4, lanes=6)
+
+    for number in range(4):
+        wanted = list(islice(rank(number), 17))
+        for steps in (3, 8, 13):
+            first, second = rank(number), rank(number)
+            for _ in islice(first, steps):
+                pass
+            second.load_state_dict(first.state_dict())
+            assert list(islice(second, 4)) == wanted[steps : steps + 4]
+
+
+def test_an_iterator_older_than_the_state_gives_nothing(
+    streams: Mapping[str, Stream[Piece, tuple[Piece, ...]]],
+) -> None:
+    loader = _loader(streams)
+    old = iter(loader)
+    next(old)
+    next(iter(loader))
+    with pytest.raises(RuntimeError, match="iterate over it anew"):
+        next(old)
+    assert loader.state_dict()["batches"] == 2
+
+
+def test_a_long_document_after_a_bad_one_fills_a_window_alone(tmp_path: Path) -> None:
+    with ShardWriter(tmp_path / "set" / "0.tar") as writer:
+        writer.write("bad", Document((Text("bad"),)))
+        writer.write("good", Document((Text("w " * 100),)))
+    stream = Stream(
+        mixture=mixture(Component(name="set", shards=(str(tmp_path / "set"),))),
+        encoder=WordEncoder(),
+        rows=40,
+        look_ahead=1,
+        window=1,
+    )
+    batches = list(islice(Loader({"s": stream}, lanes=1, max_skipped=1.0), 6))
+    assert sorted(piece.length for batch in batches for piece in batch["s"]) == [20, 20, 40, 40, 40, 40]
+
+
+def test_numbers_that_make_no_sense_are_refused(streams: Mapping[str, Stream[Piece, tuple[Piece, ...]]]) -> None:
+    for options in ({"seed": -1}, {"lanes": 0}, {"rank": 2, "ranks": 2}, {"prefetch": 0}, {"workers": -1}):
+        with pytest.raises(ValueError, match="none is negative"):
+            _loader(streams, **options)
 
 
 def test_what_was_passed_over_before_a_kill_is_not_counted_twice(
