@@ -17,6 +17,7 @@ import torch
 
 from kosmos.bench.data_decoding import large_case, small_case
 from kosmos.bench.data_loader import loader_case
+from kosmos.bench.data_packing import fill_case
 from kosmos.bench.data_reading import index_case, memory_case, read_case
 from kosmos.bench.data_workers import create_case, filter_case
 from kosmos.bench.figure import Figure
@@ -55,6 +56,7 @@ _CASES: Mapping[str, Case] = {
     "decode-small": small_case,
     "decode-large": large_case,
     "loader": loader_case,
+    "fill": fill_case,
     "create-workers": create_case,
     "filter-workers": filter_case,
 }

@@ -26,6 +26,7 @@ PEERS = {
     "index": {"tarfile"},
     "read": {"webdataset"},
     "memory": set(),
+    "fill": set(),
     "decode-small": {"pillow"},
     "decode-large": {"pillow"},
     "loader": {"webdataset"},
