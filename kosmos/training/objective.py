@@ -1,7 +1,7 @@
 """What the loop needs of anything trainable, and the objective of Kosmos: the next word, never a picture.
 
 Source: Kosmos-1 (arXiv 2302.14045), section 2.3. Losses are sums with counts, never means, so that micro-batches and
-ranks add up to what one large batch gives. Legend: R rows, L rows that are asked for, D width, V vocabulary.
+ranks add up to what one large batch gives. Legend: L rows that are asked for, D width.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from kosmos.model import KosmosModel
 from kosmos.packed import Packed
+from kosmos.training.cross_entropy import cross_entropy
 
 __all__ = ["Batch", "KosmosObjective", "Sum", "Trainable", "overall"]
 
@@ -69,10 +69,11 @@ class KosmosObjective:
         targets = torch.nonzero(packed.loss_weight, as_tuple=True)[0]
         hidden_LD = self.model(packed)[targets - 1]
         weights_L = packed.loss_weight[targets]
-        losses_L = F.cross_entropy(
-            self.model.logits(hidden_LD).float(),
+        total = cross_entropy(
+            hidden_LD,
+            self.model.decoder.head.weight,
             packed.tokens[targets],
-            reduction="none",
+            weights_L,
             label_smoothing=self.label_smoothing,
         )
-        return Sum((losses_L * weights_L).sum(), float(weights_L.sum()), 1.0)
+        return Sum(total, float(weights_L.sum()), 1.0)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from kosmos.packed import Packed
+from kosmos.training import cross_entropy
 from kosmos.training.objective import KosmosObjective, Sum, overall
 from tests.models import small_kosmos
 from text.tokenizer import Tokenizer
@@ -38,6 +40,22 @@ def test_each_word_is_asked_of_the_row_before_it(small_tokenizer: Tokenizer) -> 
     found = KosmosObjective(network).losses({"text": _packed(ROWS[:1], [[0, 0, 0, 1, 0]])})["text"]
     logits = network.logits(network(_packed(ROWS[:1], ASKED[:1])))
     torch.testing.assert_close(found.total, -logits[2].log_softmax(-1)[22])
+
+
+@pytest.mark.parametrize("logits_at_once", [1, cross_entropy.LOGITS_AT_ONCE])
+def test_loss_and_gradients_are_those_of_whole_smoothed_logits(
+    small_tokenizer: Tokenizer, logits_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cross_entropy, "LOGITS_AT_ONCE", logits_at_once)
+    network, packed = small_kosmos(small_tokenizer).network, _packed(ROWS, ASKED)
+    weights = list(network.decoder.parameters())
+    found = KosmosObjective(network, label_smoothing=0.1).losses({"text": packed})["text"].total
+    rows = torch.tensor([1, 2, 3, 5, 7])  # of ROWS laid end to end, the ones before those asked for
+    logits = network.logits(network(packed)[rows])
+    whole = F.cross_entropy(logits, packed.tokens[rows + 1], reduction="sum", label_smoothing=0.1)
+    torch.testing.assert_close(found, whole)
+    for mine, theirs in zip(torch.autograd.grad(found, weights), torch.autograd.grad(whole, weights), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)  # fp32, through all layers
 
 
 def test_a_batch_without_weights_is_refused(small_tokenizer: Tokenizer) -> None:
