@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import queue
+import signal
 import sys
+import time
+import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from data_pipelines.loader.dealing import Dealer
@@ -37,10 +42,10 @@ class Workers(Generic[BatchT]):
         """
         context = _context()
         self._dealer = dealer
-        self._queues: list[Queue[Produced[BatchT] | Exception]] = []
+        self._queues: list[Queue[Produced[BatchT] | _Failure]] = []
         self._processes: list[BaseProcess] = []
         for worker in range(dealer.workers):
-            channel: Queue[Produced[BatchT] | Exception] = context.Queue(prefetch)
+            channel: Queue[Produced[BatchT] | _Failure] = context.Queue(prefetch)
             arguments = (producer, dealer, worker, channel, os.getpid())
             process = context.Process(target=_work, args=arguments, daemon=True, name=f"loader-{worker}")
             process.start()
@@ -78,9 +83,36 @@ class Workers(Generic[BatchT]):
                     f"loader worker {worker} ended with code {process.exitcode} (out of memory?); start again from the"
                     " last checkpoint, with fewer workers or a smaller prefetch"
                 ) from None
-            if isinstance(found, Exception):
-                raise found
+            if isinstance(found, _Failure):
+                raise found.error()
             return found
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """An error of a worker as it travels: itself where it pickles, and always its words and its traceback."""
+
+    pickled: bytes | None
+    words: str
+    trace: str
+
+    @staticmethod
+    def of(error: Exception) -> _Failure:
+        trace = "".join(traceback.format_exception(error))
+        words = "".join(traceback.format_exception_only(error)).strip()
+        try:
+            pickled = pickle.dumps(error)
+            pickle.loads(pickled)  # noqa: S301  (our own bytes: not every error that pickles comes back)
+        except Exception:
+            return _Failure(None, words, trace)
+        return _Failure(pickled, words, trace)
+
+    def error(self) -> Exception:
+        """What to raise in the parent."""
+        found = RuntimeError(self.words) if self.pickled is None else pickle.loads(self.pickled)  # noqa: S301
+        assert isinstance(found, Exception)
+        found.add_note(f"in a worker of the loader:\n{self.trace}")
+        return found
 
 
 def _context() -> SpawnContext:
@@ -97,9 +129,11 @@ def _work(
     producer: Producer[BatchT],
     dealer: Dealer,
     worker: int,
-    channel: Queue[Produced[BatchT] | Exception],
+    channel: Queue[Produced[BatchT] | _Failure],
     parent: int,
 ) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends the workers, without a word
+    channel.cancel_join_thread()  # nobody empties the pipe of a parent that was killed
     if (torch := sys.modules.get("torch")) is not None:
         torch.set_num_threads(1)
     try:
@@ -107,7 +141,10 @@ def _work(
             if not _put(channel.put, producer.produce(deal), parent):
                 return
     except Exception as error:  # told to the parent, which raises it
-        _put(channel.put, error, parent)
+        _put(channel.put, _Failure.of(error), parent)
+    # Batches that wait in the queue may lie in memory that goes with this process (tensors of torch).
+    while os.getppid() == parent:
+        time.sleep(PATIENCE_S)
 
 
 def _put(put: Callable[..., None], item: object, parent: int) -> bool:
