@@ -7,8 +7,8 @@ weighted round-robin has it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -25,7 +25,11 @@ class Taken:
 
     def plus(self, component: int, rows: int) -> Taken:
         """One document more."""
-        return replace(self, documents=_added(self.documents, component, 1), rows=_added(self.rows, component, rows))
+        return Taken(_added(self.documents, component, 1), _added(self.rows, component, rows))
+
+    def usual(self, component: int) -> int:
+        """Rows of a component's documents so far, on average; 0 before the first."""
+        return self.rows[component] // max(1, self.documents[component])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +55,31 @@ class Blend:
         if len(self.weights) == 1:
             return 0
         counts = taken.documents if self.by == "document" else taken.rows
-        shares = np.asarray(self.weights) / sum(self.weights)
-        offsets = np.random.default_rng((*self.seed, lane)).random(len(shares)) * self.scale
-        behind = shares * (sum(counts) + self.scale * len(shares)) - counts + offsets * shares
-        return int(np.argmax(behind))
+        total = sum(counts) + self.scale * len(counts)
+        shares, offsets = _shares(self.weights), _offsets((*self.seed, lane), len(counts))
+        behind = [
+            share * (total + offset * self.scale) - count
+            for share, offset, count in zip(shares, offsets, counts, strict=True)
+        ]
+        return behind.index(max(behind))
+
+    def passed_over(self, taken: Taken, component: int) -> Taken:
+        """A document more that cannot be used. It counts as a usual one, or a component of bad ones, ever behind its
+        share of rows, would be all that is read."""
+        return taken.plus(component, taken.usual(component) or max(1, int(self.scale)))
 
 
-def _added(counts: Sequence[int], at: int, more: int) -> tuple[int, ...]:
-    return tuple(count + more * (place == at) for place, count in enumerate(counts))
+@lru_cache(maxsize=1024)
+def _shares(weights: tuple[float, ...]) -> tuple[float, ...]:
+    largest = max(weights)  # the sum of very large weights would be infinite
+    total = sum(weight / largest for weight in weights)
+    return tuple(weight / largest / total for weight in weights)
+
+
+@lru_cache(maxsize=1024)
+def _offsets(seed: tuple[int, ...], count: int) -> tuple[float, ...]:
+    return tuple(np.random.default_rng(seed).random(count).tolist())
+
+
+def _added(counts: tuple[int, ...], at: int, more: int) -> tuple[int, ...]:
+    return (*counts[:at], counts[at] + more, *counts[at + 1 :])

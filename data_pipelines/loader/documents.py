@@ -60,7 +60,15 @@ class Documents:
                 _, (context, _) = self._open.popitem(last=False)
                 context.__exit__(None, None, None)
             context = open_shard(self.shards[shard])
-            self._open[shard] = context, context.__enter__()
+            opened = context.__enter__()
+            counted = self._starts[shard + 1] - self._starts[shard]
+            if (found := len(opened)) != counted:
+                context.__exit__(None, None, None)
+                raise OSError(
+                    f"{self.shards[shard]} holds {found} documents and held {counted} when the run began;"
+                    " shards must not change under a run: write changed ones to another folder"
+                )
+            self._open[shard] = context, opened
         self._open.move_to_end(shard)
         return self._open[shard][1]
 

@@ -87,7 +87,10 @@ class Reader(Generic[RowsT]):
             pieces = self.encoder.split(rows, self.max_length)
         except ValueError as error:
             skipped = _skipped(error, sample, documents, number)
-            return Read((), taken.plus(component, 0), skipped.key, skipped.shard, skipped)
+            return Read((), self.blend.passed_over(taken, component), skipped.key, skipped.shard, skipped)
+        except Exception as error:  # no bad document but a fault of ours, or a shard that is gone
+            error.add_note(f"while reading document {sample.key if sample else number} of {documents.shard_of(number)}")
+            raise
         after = taken.plus(component, sum(piece.length for piece in pieces))
         return Read(pieces, after, sample.key, sample.shard)
 

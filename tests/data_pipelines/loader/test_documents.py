@@ -1,0 +1,41 @@
+"""Documents of a component: shards that vanish or change under a run are told of by name."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from data_pipelines.loader.documents import Documents
+from data_pipelines.loader.loader import Loader
+from data_pipelines.loader.stream import Stream
+from tests.data_pipelines.loader.words import WordEncoder, mixture, write_set
+
+
+def test_a_shard_that_vanishes_is_named(tmp_path: Path) -> None:
+    component = write_set(tmp_path, "set", [[3, 4], [5, 6]])
+    loader = Loader({"s": Stream(mixture=mixture(component), encoder=WordEncoder(), rows=10)}, lanes=1)
+    (tmp_path / "set" / "001.tar").unlink()
+    with pytest.raises(FileNotFoundError, match=r"001\.tar"):
+        list(islice(loader, 3))
+
+
+def test_a_shard_with_other_documents_than_counted_is_named(tmp_path: Path) -> None:
+    documents = Documents(write_set(tmp_path, "set", [[3, 4, 5]]))
+    write_set(tmp_path, "set", [[3, 4]])
+    with pytest.raises(OSError, match=r"000\.tar holds 2 documents and held 3 when the run began"):
+        documents[0]
+
+
+def test_an_error_that_is_no_fault_of_the_document_says_where_it_came_up(tmp_path: Path) -> None:
+    component = write_set(tmp_path, "set", [[3]])
+    stream = Stream(mixture=mixture(component), encoder=_Wrong(), rows=10)
+    with pytest.raises(ZeroDivisionError) as caught:
+        next(iter(Loader({"s": stream}, lanes=1)))
+    assert "while reading document set/0-0 of" in caught.value.__notes__[0]
+
+
+class _Wrong(WordEncoder):
+    def split(self, rows: object, length: int) -> list[object]:  # type: ignore[override]
+        raise ZeroDivisionError
