@@ -17,8 +17,9 @@ import torch
 
 from kosmos.bench.data_decoding import large_case, small_case
 from kosmos.bench.data_loader import loader_case
+from kosmos.bench.data_memory import memory_case
 from kosmos.bench.data_packing import fill_case
-from kosmos.bench.data_reading import index_case, memory_case, read_case
+from kosmos.bench.data_reading import index_case, read_case
 from kosmos.bench.data_workers import create_case, filter_case
 from kosmos.bench.figure import Figure
 

@@ -33,7 +33,7 @@ from vision.fast_decode import decode_square
 if TYPE_CHECKING:
     from kosmos.bench.data import DataBench
 
-__all__ = ["Padded", "loader_case", "our_batches", "webdataset_batches"]
+__all__ = ["Padded", "loader_case", "our_batches", "pairs_loader", "webdataset_batches"]
 
 SHAPE = "kosmos1"  # its pictures take 64 rows
 VOCABULARY = files("kosmos") / "tiny" / "tokenizer.model"
@@ -55,8 +55,8 @@ class Padded(NamedTuple):
 def loader_case(bench: DataBench, folder: Path) -> Figure:
     """Documents a second, with the share of rows that ours fills."""
     paths = write_pairs(folder, bench.data, documents=bench.documents, shards=SHARDS)
-    tokenizer = Tokenizer(VOCABULARY.read_bytes(), specials=preset(SHAPE).tokenizer.specials)
-    loader = _loader(paths, tokenizer)
+    tokenizer = _tokenizer()
+    loader = pairs_loader(paths)
     batches, amount = our_batches(loader), min(bench.pictures, bench.documents)
     encoded = pictures(bench.data, amount)
     contestants: dict[str, Callable[[], object]] = {
@@ -67,6 +67,15 @@ def loader_case(bench: DataBench, folder: Path) -> Figure:
         contestants["webdataset"] = lambda: _take(_sizes(webdataset_batches(paths, tokenizer)), amount)
     timed = in_turn(contestants, bench.rounds, bench.clock)
     return rate_figure("loader", "documents/s", amount, timed, notes={"fill": loader.fill["pairs"]})
+
+
+def pairs_loader(paths: Sequence[Path]) -> Loader[Packed]:
+    """Ours over pairs of picture and caption, in this process."""
+    encoder = DocumentEncoder(Processor(_tokenizer(), preset(SHAPE), pictures="late"))
+    stream: Stream[Encoded, Packed] = Stream(
+        mixture=mixture_of([str(path) for path in paths]), encoder=encoder, rows=ROWS
+    )
+    return Loader({"pairs": stream}, lanes=LANES)
 
 
 def our_batches(loader: Loader[Packed]) -> Iterator[int]:
@@ -114,9 +123,5 @@ def _take(sizes: Iterator[int], amount: int) -> None:
         taken += sum(islice(sizes, 1))
 
 
-def _loader(paths: Sequence[Path], tokenizer: Tokenizer) -> Loader[Packed]:
-    encoder = DocumentEncoder(Processor(tokenizer, preset(SHAPE), pictures="late"))
-    stream: Stream[Encoded, Packed] = Stream(
-        mixture=mixture_of([str(path) for path in paths]), encoder=encoder, rows=ROWS
-    )
-    return Loader({"pairs": stream}, lanes=LANES)
+def _tokenizer() -> Tokenizer:
+    return Tokenizer(VOCABULARY.read_bytes(), specials=preset(SHAPE).tokenizer.specials)

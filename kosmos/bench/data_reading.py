@@ -1,4 +1,4 @@
-"""The cases `index`, `read` and `memory`: tars by their headers, raw documents in order, and what a long run keeps.
+"""The cases `index` and `read`: tars by their headers, and raw documents in order.
 
 Peers: Python's tarfile for the index, webdataset for reading. Limits: the header blocks at known places, and a plain
 read of the same files.
@@ -6,15 +6,13 @@ read of the same files.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
-from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_pipelines.index import sample_starts
 from data_pipelines.naming import split_name
-from data_pipelines.shard import Shard, read_documents
+from data_pipelines.shard import Shard
 from data_pipelines.tar import BLOCK
 from kosmos.bench.data_corpus import write_pairs
 from kosmos.bench.figure import Figure
@@ -24,12 +22,10 @@ from kosmos.bench.timing import in_turn
 if TYPE_CHECKING:
     from kosmos.bench.data import DataBench
 
-__all__ = ["index_case", "memory_case", "read_case", "webdataset_reading"]
+__all__ = ["index_case", "read_case", "webdataset_reading"]
 
 SHARDS = 4
 READ_BYTES = 2**20
-MEGABYTE = 2**20
-SETTLED = 0.05  # share of the run after which memory is looked at first
 
 
 def index_case(bench: DataBench, folder: Path) -> Figure:
@@ -72,25 +68,6 @@ def read_case(bench: DataBench, folder: Path) -> Figure:
     return rate_figure("read", "documents/s", bench.documents, timed)
 
 
-def memory_case(bench: DataBench, folder: Path) -> Figure:
-    """Resident memory while documents are read and understood: the end beside the start, the peak as its spread."""
-    paths = write_pairs(folder, bench.data, documents=min(bench.documents, bench.long_run), shards=SHARDS)
-    seen: list[float] = []
-    every = max(1, bench.long_run // 1_000)
-    for number, _ in zip(range(bench.long_run), _endlessly(paths), strict=False):
-        if number >= SETTLED * bench.long_run and number % every == 0:
-            seen.append(_resident_megabytes())
-    return Figure(
-        bench="data",
-        case="memory",
-        unit="MB",
-        ours=seen[-1],
-        spread={"ours": (min(seen), max(seen))},
-        limit=seen[0],
-        notes={"documents": bench.long_run, "at the start": seen[0], "at the end": seen[-1], "peak": max(seen)},
-    )
-
-
 def webdataset_reading(paths: Sequence[Path]) -> Iterator[object]:
     """Raw samples as webdataset gives them, in the order of the shards."""
     import webdataset
@@ -131,13 +108,3 @@ def _read_plainly(path: Path) -> int:
         while found := file.readinto(buffer):
             size += found
     return size
-
-
-def _endlessly(paths: Sequence[Path]) -> Iterator[object]:
-    for path in cycle(paths):
-        yield from read_documents(str(path))
-
-
-def _resident_megabytes() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / MEGABYTE

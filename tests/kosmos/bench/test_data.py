@@ -70,7 +70,7 @@ def test_differences_of_pixels_are_printed_and_small(small: DataBench) -> None:
 def test_memory_is_looked_at_from_start_to_end(small: DataBench) -> None:
     figure = figure_of(small, "memory")
     assert figure.unit == "MB"
-    assert figure.notes["documents"] == 300
+    assert figure.notes["documents"] >= 300
     assert figure.ours == figure.notes["at the end"] <= figure.notes["peak"]
     assert figure.better_than(2 * figure.ours) == 2  # less is better
 
