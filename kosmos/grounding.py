@@ -38,6 +38,7 @@ __all__ = [
     "entities_of",
     "pair_names",
     "pair_of_box",
+    "phrase_rows",
     "post_process",
     "training_pair_of_box",
 ]
@@ -119,6 +120,21 @@ def pair_names(pairs: Sequence[LocationPair]) -> list[str]:
         names += [DELIMITER] if index else []
         names += [location_name(cell) for cell in pair]
     return [*names, END_OBJECT]
+
+
+def phrase_rows(ids: Sequence[int], tokenizer: Tokenizer) -> list[tuple[int, int]]:
+    """Where phrases stand in `ids`: the row of `<phrase>`, and the one after its places, or after it without places."""
+    if not tokenizer.has_locations or (begin := tokenizer.id_of(PHRASE)) not in ids:
+        return []
+    end, place, end_place = (tokenizer.id_of(name) for name in (END_PHRASE, OBJECT, END_OBJECT))
+    found, first = list[tuple[int, int]](), None
+    for row, (id, following) in enumerate(zip(ids, (*ids[1:], None), strict=True)):
+        if id == begin:
+            first = row
+        elif first is not None and (id == end_place or (id == end and following != place)):
+            found.append((first, row + 1))
+            first = None
+    return found
 
 
 def post_process(text: str) -> Grounded:

@@ -1,12 +1,11 @@
 """A document longer than a model reads, cut into pieces that go on one after the other; nothing of it is lost.
 
-Cuts fall where a segment begins. Only a text that is too long by itself is cut between its tokens; a picture never is.
+Cuts fall where a segment begins, but not between a picture and the words after it. Only a text that is too long, with
+the pictures before it, is cut between its tokens; a picture never is, and no phrase is torn from its places.
 A piece after the first begins with `<s>` again, from which its first token is predicted.
 """
 
 from __future__ import annotations
-
-from bisect import bisect_right
 
 from kosmos.processor import Encoded
 
@@ -36,7 +35,7 @@ def cut(encoded: Encoded, room: int) -> tuple[Encoded, Encoded] | None:
     Words are cut anywhere; a document with pictures before one of them, as a picture keeps the words that follow it.
     Returns: None where head or rest would be short.
     """
-    place = room
+    place = _before_phrase(encoded, room)
     if encoded.images:
         place = max((start - 1 for start in encoded.image_starts if start - 1 <= room), default=0)
     if place < LEAST or encoded.length - place < LEAST:
@@ -48,13 +47,26 @@ def _stop(encoded: Encoded, start: int, most: int) -> int:
     """Where a piece that begins at `start` ends, at row `most` at the latest."""
     if most >= encoded.length:
         return encoded.length
-    border = encoded.borders[bisect_right(encoded.borders, most) - 1]
-    if border > start:
-        return border
-    picture = next((first for first in encoded.image_starts if first - 1 == border), None)
-    if picture is not None:
-        raise ValueError(f"a picture takes {encoded.num_latents + 2} rows, more than the {most - start} of a piece")
+    size = encoded.num_latents + 2
+    pictures = {first - 1: first - 1 + size for first in encoded.image_starts}
+    behind = set(pictures.values())
+    borders = [row for row in encoded.borders if start < row <= most and _before_phrase(encoded, row) == row]
+    if apart := [row for row in borders if row not in behind]:
+        return apart[-1]
+    picture = next((first for first, end in pictures.items() if first < most <= end), None)
+    if picture is None:  # among words
+        place = _before_phrase(encoded, most)
+        return place if place > start else most
+    if picture > start:  # pictures on end
+        return picture
+    if pictures[picture] > most:
+        raise ValueError(f"a picture takes {size} rows, more than the {most - start} of a piece")
     return most
+
+
+def _before_phrase(encoded: Encoded, place: int) -> int:
+    """A place to cut at, or where the phrase begins that a cut there would tear."""
+    return next((first for first, end in encoded.phrases if first < place < end), place)
 
 
 def _piece(encoded: Encoded, start: int, stop: int) -> Encoded:
@@ -66,5 +78,6 @@ def _piece(encoded: Encoded, start: int, stop: int) -> Encoded:
         image_starts=tuple(encoded.image_starts[place] - start + 1 for place in places),
         num_latents=encoded.num_latents,
         borders=tuple(border - start + 1 for border in encoded.borders if start <= border < stop),
+        phrases=tuple((a - start + 1, b - start + 1) for a, b in encoded.phrases if start <= a and b <= stop),
         image_hashes=tuple(encoded.image_hashes[place] for place in places),
     )

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kosmos.config import KosmosConfig
-from kosmos.grounding import Grounded, entities_of, pair_names, pair_of_box, training_pair_of_box
+from kosmos.grounding import Grounded, entities_of, pair_names, pair_of_box, phrase_rows, training_pair_of_box
 from kosmos.packed import Packed
 from text.document import Control, Document, Image, Phrase, Prompt, Segment, Text, document_of
 from text.specials import BEGIN, END_IMAGE, END_PHRASE, IMAGE, PADDING, PHRASE
@@ -46,6 +46,7 @@ class Encoded:
         image_starts: the row of each picture's first latent.
         num_latents: rows of each picture.
         borders: the first row of each segment, where a long document may be cut.
+        phrases: first row and last + 1 of each grounded phrase with its places, which a cut leaves whole.
         image_hashes: what the Document says of each picture's content; a key for caches of the caller's own pictures.
     """
 
@@ -55,6 +56,7 @@ class Encoded:
     image_starts: tuple[int, ...] = ()
     num_latents: int = 0
     borders: tuple[int, ...] = ()
+    phrases: tuple[tuple[int, int], ...] = ()
     image_hashes: tuple[str | None, ...] = ()
 
     @property
@@ -191,6 +193,7 @@ class Processor:
             image_starts=tuple(rows.starts),
             num_latents=self.config.resampler.num_latents,
             borders=tuple(rows.borders),
+            phrases=tuple(phrase_rows(rows.ids, self.tokenizer)),
             image_hashes=tuple(image.content_hash for image in rows.images),
         )
 

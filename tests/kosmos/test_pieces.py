@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import accumulate
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,13 +53,34 @@ def test_pieces_are_the_document_and_none_is_too_long(segments: list[int | str],
             assert piece.ids[start - 1 : start + LATENTS + 1] == (-1, *[-2] * LATENTS, -3)
 
 
-@given(segments=SEGMENTS, length=st.integers(31, 60))
+@given(segments=st.lists(st.integers(1, 30), min_size=1, max_size=12), length=st.integers(31, 60))
 def test_a_cut_falls_on_a_segment_where_segments_are_short_enough(segments: list[int | str], length: int) -> None:
     whole = _encoded(segments)
-    place = 1
-    for piece in pieces(whole, length)[:-1]:
-        place += piece.length - 1
-        assert place in whole.borders
+    assert set(_cuts(pieces(whole, length))) <= set(whole.borders)
+
+
+@given(segments=SEGMENTS, length=st.integers(LATENTS + 4, 60))
+def test_a_picture_keeps_the_beginning_of_the_words_after_it(segments: list[int | str], length: int) -> None:
+    whole = _encoded(segments)
+    between = {start + LATENTS + 1 for start in whole.image_starts} - {start - 1 for start in whole.image_starts}
+    assert not between & set(_cuts(pieces(whole, length)))
+
+
+@given(length=st.integers(6, 70), start=st.integers(10, 40), rows=st.integers(2, 30))
+def test_a_phrase_is_not_torn_from_its_places(length: int, start: int, rows: int) -> None:
+    whole = replace(_encoded([40, 60]), phrases=((start, start + rows),))
+    if rows < length:
+        assert not set(range(start + 1, start + rows)) & set(_cuts(pieces(whole, length)))
+    found = cut(whole, length)
+    assert found is None or not start < found[0].length < start + rows
+    if found and found[0].length <= start:
+        ((first, last),) = found[1].phrases
+        assert found[1].ids[first:last] == whole.ids[start : start + rows]
+
+
+def _cuts(found: list[Encoded]) -> list[int]:
+    """Rows of the document at which pieces begin, but the first."""
+    return list(accumulate((piece.length - 1 for piece in found[:-1]), initial=1))[1:]
 
 
 def test_a_picture_that_fits_no_piece_is_refused() -> None:

@@ -182,6 +182,17 @@ def test_training_quantises_as_the_released_training_code(processor: Processor) 
     assert processor.tokenizer.location_id(495) not in ids
 
 
+def test_rows_of_phrases_are_known_whoever_wrote_them(processor: Processor) -> None:
+    found = processor.encode(phrase("the two dogs.", "two dogs", BOX, (0.0, 0.0, 1.0, 1.0)))
+    written = processor.encode("a <phrase> dog </phrase><object><patch_index_0044><patch_index_1023></object> and")
+    bare = processor.encode(phrase("the two dogs", "two dogs"))
+    for encoded, last in ((found, "</object>"), (written, "</object>"), (bare, "</phrase>")):
+        ((first, end),) = encoded.phrases
+        names = [processor.tokenizer.name_of(id) for id in encoded.ids]
+        assert (names[first], names[end - 1]) == ("<phrase>", last)
+    assert processor.encode("words alone").phrases == ()
+
+
 def test_a_phrase_without_boxes_is_only_tagged(processor: Processor) -> None:
     ids = processor.encode(phrase("the two dogs", "two dogs")).ids
     assert processor.tokenizer.decode(ids, keep_specials=True) == "<s> the<phrase> two dogs</phrase>"
