@@ -11,21 +11,25 @@ from data_pipelines.mixture import Component
 from data_pipelines.shard import Sample, Shard, open_shard
 from data_pipelines.stores import expand, is_local, local_copy
 
-__all__ = ["Documents"]
+__all__ = ["COPIES", "OPEN_SHARDS", "Documents"]
 
-OPEN_SHARDS = 32  # memory maps, or copies of shards that lie elsewhere
+OPEN_SHARDS = 128  # of a stream's components together; each takes a file descriptor
+COPIES = 32  # of shards that lie elsewhere, each as large as a shard
 
 
 class Documents:
     """What a component holds. Pickles; every process opens shards of its own."""
 
-    def __init__(self, component: Component) -> None:
+    def __init__(self, component: Component, *, open_shards: int = OPEN_SHARDS) -> None:
         """Counts documents from indexes, or from headers where there is none.
 
+        Args:
+            open_shards: at most so many at a time.
         Raises: OSError, ShardError for shards that cannot be read; ValueError where nothing is left to read.
         """
         self.name = component.name
         self.shards = tuple(expand(component.shards))
+        self._most = open_shards if all(map(is_local, self.shards)) else min(open_shards, COPIES)
         counts = [_count(shard) for shard in self.shards]
         used = component.documents(sum(counts))
         if not used:
@@ -56,7 +60,7 @@ class Documents:
 
     def _shard(self, shard: int) -> Shard:
         if shard not in self._open:
-            while len(self._open) >= OPEN_SHARDS:
+            while len(self._open) >= self._most:
                 _, (context, _) = self._open.popitem(last=False)
                 context.__exit__(None, None, None)
             context = open_shard(self.shards[shard])

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from data_pipelines.loader.blend import Blend
-from data_pipelines.loader.documents import Documents
+from data_pipelines.loader.documents import OPEN_SHARDS, Documents
 from data_pipelines.loader.encoder import Encoder, Rows
 from data_pipelines.loader.order import WINDOW, Order
 from data_pipelines.loader.reading import Reader
@@ -58,7 +58,9 @@ class OpenStream(Generic[RowsT, BatchT]):
     @staticmethod
     def open(spec: Stream[RowsT, BatchT]) -> OpenStream[RowsT, BatchT]:
         """Count. Raises: OSError, ValueError for components that cannot be read or are empty."""
-        return OpenStream(spec, tuple(Documents(component) for component in spec.mixture.components))
+        components = spec.mixture.components
+        share = max(1, OPEN_SHARDS // len(components))
+        return OpenStream(spec, tuple(Documents(component, open_shards=share) for component in components))
 
     @property
     def shape(self) -> dict[str, object]:

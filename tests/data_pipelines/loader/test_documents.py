@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from itertools import islice
 from pathlib import Path
 
 import pytest
 
+from data_pipelines.loader import stream
 from data_pipelines.loader.documents import Documents
 from data_pipelines.loader.loader import Loader
 from data_pipelines.loader.stream import Stream
@@ -28,11 +30,20 @@ def test_a_shard_with_other_documents_than_counted_is_named(tmp_path: Path) -> N
         documents[0]
 
 
+def test_few_shards_are_open_however_many_components_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "OPEN_SHARDS", 6)
+    components = [write_set(tmp_path, name, [[2]] * 8) for name in ("a", "b", "c")]
+    before = len(os.listdir("/proc/self/fd"))
+    loader = Loader({"s": Stream(mixture=mixture(*components), encoder=WordEncoder(), rows=10)}, lanes=1)
+    assert all(list(islice(loader, 5)))
+    assert len(os.listdir("/proc/self/fd")) - before <= 6
+
+
 def test_an_error_that_is_no_fault_of_the_document_says_where_it_came_up(tmp_path: Path) -> None:
     component = write_set(tmp_path, "set", [[3]])
-    stream = Stream(mixture=mixture(component), encoder=_Wrong(), rows=10)
+    wrong = Stream(mixture=mixture(component), encoder=_Wrong(), rows=10)
     with pytest.raises(ZeroDivisionError) as caught:
-        next(iter(Loader({"s": stream}, lanes=1)))
+        next(iter(Loader({"s": wrong}, lanes=1)))
     assert "while reading document set/0-0 of" in caught.value.__notes__[0]
 
 
