@@ -71,7 +71,9 @@ def _inline(children: Sequence[Token]) -> Iterator[Block]:
 
 def _pictures(child: Token) -> list[NamedPicture]:
     if child.type == "image":
-        return [NamedPicture(str(child.attrs.get("src", "")), child.content)]
+        # Its own content is the label as typed, escapes and all.
+        alt = "".join("\n" if one.type == "softbreak" else one.content for one in child.children or ())
+        return [NamedPicture(str(child.attrs.get("src", "")), alt)]
     if child.type == "html_inline" and child.content.lower().startswith("<img"):
         return [block for block in html_blocks(child.content) if isinstance(block, NamedPicture)]
     return []

@@ -10,17 +10,18 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from data_pipelines.errors import DocumentError
 from data_pipelines.sources.glimpse import Glimpse, ending
-from data_pipelines.sources.lines import Lines, count_lines
+from data_pipelines.sources.lines import MAX_LINE_BYTES, Lines, count_lines, read_beginning
 from data_pipelines.sources.record_files import open_records
 from data_pipelines.sources.records import kept
 from data_pipelines.sources.rows import Row
 from data_pipelines.sources.source import Converted, Entry, Opened, Options
 from text.document import Document, Text
 
-__all__ = ["ParallelLines", "ParallelRecords", "parallel_document"]
+__all__ = ["ParallelLines", "ParallelRecords", "is_language", "parallel_document"]
 
 # ISO 639-1, with a script or a region where a data set adds one (zh-Hant, pt_BR).
 _CODES = """af am ar as az be bg bn bs ca cs cy da de el en eo es et eu fa fi fr ga gd gl gu ha he hi hr ht hu hy id ig
@@ -47,14 +48,14 @@ class ParallelLines:
 
     def matches(self, first: Glimpse) -> bool:
         """See Source."""
-        side_by_side = len(first.files) >= 2 and all(_is_language(ending(path)) for path in first.files)
+        side_by_side = len(first.files) >= 2 and all(is_language(ending(path)) for path in first.files)
         return first.only("tsv") or (side_by_side and len(set(map(ending, first.files))) == len(first.files))
 
     def open(self, first: Glimpse, options: Options) -> Opened:
         """See Source. Raises: ValueError for files of unlike length and columns without a language."""
         if tables := first.having("tsv"):
-            named = tuple(first.line.split("\t"))
-            has_header = all(map(_is_language, named))
+            named = _head(tables)
+            has_header = all(map(is_language, named))
             columns = named if has_header else options.languages
             if len(columns) < 2:
                 raise ValueError(f"{tables[0]} does not say its languages; give them in order by --languages en,de")
@@ -66,6 +67,20 @@ class ParallelLines:
             counts = {path.name: len(count_lines((path,), blank=True)) for path in first.files}
             raise ValueError(f"files side by side need one of equal length for each of {languages}, not {counts}")
         return _SideBySide(lines, languages)
+
+
+def _head(tables: Sequence[Path]) -> tuple[str, ...]:
+    """Cells of the first line, which names the columns or does not.
+
+    Raises: ValueError for tables whose columns are named otherwise.
+    """
+    lines = [(path, read_beginning(path, MAX_LINE_BYTES, line=True).decode("utf-8-sig", "replace")) for path in tables]
+    heads = [(path, tuple(line.rstrip("\r\n").split("\t"))) for path, line in lines if line]
+    path, named = heads[0] if heads else (tables[0], ())
+    for other, cells in heads:
+        if cells != named and (all(map(is_language, cells)) or all(map(is_language, named))):
+            raise ValueError(f"{path} has the columns {named} and {other} has {cells}; create from one kind at a time")
+    return named
 
 
 @dataclass(frozen=True)
@@ -136,10 +151,11 @@ def _record_entries(row: Row, wanted: tuple[str, ...]) -> Iterator[Entry]:
 
 def _languages(record: Mapping[str, object]) -> list[str]:
     """Fields that are named after a language and hold words (or are columns)."""
-    return [name for name, value in record.items() if _is_language(name) and (value is None or isinstance(value, str))]
+    return [name for name, value in record.items() if is_language(name) and (value is None or isinstance(value, str))]
 
 
-def _is_language(name: str) -> bool:
+def is_language(name: str) -> bool:
+    """Whether a name is a language's code: two letters, perhaps a script or a region."""
     found = _LANGUAGE.fullmatch(name)
     return found is not None and found[1] in LANGUAGES
 

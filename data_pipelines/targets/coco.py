@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from data_pipelines.sources.pictures import checked
+from data_pipelines.targets.captions import captions_of
 from data_pipelines.targets.files import put_picture, to_json
 from data_pipelines.targets.target import Place, WriteDocument, lost, the_pair
 from data_pipelines.whole_file import whole_file
@@ -29,16 +30,10 @@ def open_coco(place: Place) -> Iterator[WriteDocument]:
             number = place.number * PER_SHARD + len(images) + 1
             name = put_picture(place, key, 0, picture)
             images.append({"id": number, "file_name": name, "width": width, "height": height})
-            for caption in _captions(document, words):
+            for caption in captions_of(document, words):
                 own = place.number * PER_SHARD + len(annotations) + 1
                 annotations.append({"id": own, "image_id": number, "caption": caption})
             return [*lost(document), *(["lost: meta"] if set(document.meta) - {"captions"} else [])]
 
         yield write
         file.write(to_json({"info": {}, "licenses": [], "images": images, "annotations": annotations}).encode())
-
-
-def _captions(document: Document, words: str) -> list[str]:
-    others = document.meta.get("captions")
-    found = [one for one in others if isinstance(one, str)] if isinstance(others, (list, tuple)) else []
-    return found if words in found else [words, *found]

@@ -6,13 +6,14 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from data_pipelines.errors import DocumentError
 from data_pipelines.naming import is_portable
 from data_pipelines.targets.target import EncodedPicture, Place
 from data_pipelines.whole_file import TEMPORARY, whole_file
 
-__all__ = ["json_lines", "put_picture", "to_json"]
+__all__ = ["json_lines", "put_file", "put_picture", "to_json"]
 
 
 def to_json(record: object) -> str:
@@ -39,10 +40,15 @@ def put_picture(place: Place, key: str, number: int, picture: EncodedPicture) ->
     if not is_portable(key):
         raise DocumentError(key, "key is not portable")
     name = f"images/{place.name}/{key}.{number}.{picture.ending}"
-    path = place.folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not synced as `whole_file` does: the list that names the pictures is, and it appears after them.
-    temporary = path.with_name(path.name + TEMPORARY)
-    temporary.write_bytes(picture.data)
-    os.replace(temporary, path)
+    put_file(place.folder, name, picture.data)
     return name
+
+
+def put_file(folder: Path, name: str, data: bytes) -> None:
+    """Write one of very many files below a folder; the name is the caller's own, or of a portable key."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Not synced as `whole_file` does: what says that they are there (a list, a marker) is, and it appears after them.
+    temporary = path.with_name(path.name + TEMPORARY)
+    temporary.write_bytes(data)
+    os.replace(temporary, path)

@@ -19,6 +19,11 @@ TARGETS: Mapping[str, str] = {
     "text": "data_pipelines.targets.plain_text:open_plain_text",
     "parquet": "data_pipelines.targets.parquet:open_parquet",
     "coco": "data_pipelines.targets.coco:open_coco",
+    "grounded": "data_pipelines.targets.grounded:open_grounded",
+    "flickr": "data_pipelines.targets.flickr:open_flickr",
+    "parallel-lines": "data_pipelines.targets.parallel_lines:open_parallel_lines",
+    "tmx": "data_pipelines.targets.tmx:open_tmx",
+    "pages": "data_pipelines.targets.pages:open_pages",
 }
 
 

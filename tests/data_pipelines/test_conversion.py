@@ -135,14 +135,17 @@ def test_what_a_format_cannot_hold_is_counted_by_reason(tmp_path: Path, to: str)
     assert noted.items() <= report.noted.items()
 
 
+PHRASE = {"start": 2, "end": 5, "boxes": [[0, 0, 1, 1]]}
+PAIR_PARTS = {"jpg": photo(1), "txt": b"A dog.", "json": {}}
+GROUNDED_PARTS = {"0.jpg": photo(1), "json": {"segments": [{"image": "0.jpg"}, {"text": "A dog", "phrases": [PHRASE]}]}}
+PARALLEL_PARTS = {"json": {"segments": [{"text": "One"}, {"text": "Eins"}], "meta": {"languages": ["en", "de"]}}}
+HELD = {"grounded": GROUNDED_PARTS, "parallel-lines": PARALLEL_PARTS, "tmx": PARALLEL_PARTS}
+
+
 @pytest.mark.parametrize("to", TARGETS)
 def test_no_key_leads_out_of_the_output(tmp_path: Path, to: str) -> None:
     keys = ("../../escaped", "/tmp/escaped", "a/../../escaped", "C:\\escaped", "ok")
-    members = {
-        f"{key}.{part}": content
-        for key in keys
-        for part, content in (("jpg", photo(1)), ("txt", b"A dog."), ("json", {}))
-    }
+    members = {f"{key}.{part}": content for key in keys for part, content in HELD.get(to, PAIR_PARTS).items()}
     shard = put_tar(tmp_path / "in" / "deep" / "set-0.tar", members)
     before = {path for path in tmp_path.rglob("*") if path.is_file()}
     report = convert([str(shard)], tmp_path / "in" / "out", to, Execution())

@@ -15,7 +15,21 @@ from kosmos.cli.data.flags import (
 
 __all__ = ["TARGETS", "add_arguments", "run"]
 
-TARGETS = ("webdataset", "llava", "mmc4", "obelics", "documents", "text", "parquet", "coco")
+TARGETS = (
+    "webdataset",
+    "llava",
+    "mmc4",
+    "obelics",
+    "documents",
+    "text",
+    "parquet",
+    "coco",
+    "grounded",
+    "flickr",
+    "parallel-lines",
+    "tmx",
+    "pages",
+)
 """As the table of `data_pipelines.targets.formats`, which a parser should not have to import."""
 
 
@@ -30,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Write every document that the format can hold.
 
-    Returns: 1 if documents were read and none could be written.
+    Returns: 1 if no document was written.
     """
     from data_pipelines.conversion import convert
     from data_pipelines.stores import expand
@@ -39,5 +53,4 @@ def run(arguments: argparse.Namespace) -> int:
     execution = execution_of(arguments)
     with repair_advised():
         report = convert(shards, arguments.out, arguments.to, execution, allow_pipe=arguments.allow_pipe)
-    print_report(report, as_json=arguments.json)
-    return 1 if report.read and not report.written else 0
+    return print_report(report, as_json=arguments.json)

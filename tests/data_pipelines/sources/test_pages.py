@@ -64,6 +64,14 @@ def test_markdown_keeps_its_order_tables_and_html(site: Path) -> None:
     assert said(dogs) == ["Dogs\n\nA dog", photo(2), "runs fast.", photo(2), "one item\n\na\tb\n\n1\t2"]
 
 
+def test_alternative_words_are_read_without_their_escapes(tmp_path: Path) -> None:
+    put(tmp_path / "a.jpg", photo(1))
+    put(tmp_path / "page.md", r"![a\_b \[c\]" + "\nand *d* &amp; `e`](a.jpg)")
+    (page,) = entries(tmp_path)
+    assert isinstance(page.document, Document)
+    assert page.document.images[0].meta == {"alt": "a_b [c]\nand d & e"}
+
+
 def test_pictures_of_elsewhere_and_outside_are_counted_and_never_taken(tmp_path: Path) -> None:
     put(tmp_path / "secret.jpg", photo(9))
     (tmp_path / "site").mkdir()
