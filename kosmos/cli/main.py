@@ -33,6 +33,7 @@ VERBS: Mapping[str, Verb] = {
     "caption": Verb("kosmos.cli.caption", "describe every picture of a folder"),
     "serve": Verb("kosmos.cli.serve", "answer over HTTP, with a page to try it"),
     "train": Verb("kosmos.cli.train", "train a model"),
+    "plan": Verb("kosmos.cli.plan", "say what training takes: parameters, FLOPs, memory, days"),
     "data": Verb("kosmos.cli.data.verbs", "make, check, clean, mix and look at shards of documents"),
     "convert": Verb("kosmos.cli.convert", "turn a Kosmos-2 checkpoint into ours, or ours into one"),
     "bench": Verb("kosmos.cli.bench", "measure speed against peers and the machine's limit"),
