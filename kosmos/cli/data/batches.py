@@ -45,8 +45,10 @@ def run(arguments: argparse.Namespace) -> int:
     loader = _loader(arguments)
     if arguments.state and arguments.state.exists():
         loader.load_state_dict(_state(arguments.state))
+    if arguments.state:
+        arguments.state.parent.mkdir(parents=True, exist_ok=True)
     for step, batches in enumerate(islice(loader, arguments.steps)):
-        print(_line(step, batches[STREAM], as_json=arguments.json), flush=True)
+        print(_line(step, batches.get(STREAM), as_json=arguments.json), flush=True)
     if arguments.state:
         from data_pipelines.whole_file import whole_file
 
@@ -97,16 +99,16 @@ def _mixture(arguments: argparse.Namespace) -> Mixture:
     return mixture_of(arguments.source)
 
 
-def _line(step: int, batch: Packed, *, as_json: bool) -> str:
-    pictures = 0 if batch.pixels is None else len(batch.pixels)
-    asked = 0 if batch.loss_weight is None else int(batch.loss_weight.count_nonzero())
+def _line(step: int, batch: Packed | None, *, as_json: bool) -> str:
+    lengths = batch.lengths if batch else ()  # none where no picture of the batch could be read
+    pixels, weights = (batch.pixels, batch.loss_weight) if batch else (None, None)
     record = {
         "step": step,
-        "documents": len(batch.lengths),
-        "rows": sum(batch.lengths),
-        "pictures": pictures,
-        "targets": asked,
-        "longest": max(batch.lengths),
+        "documents": len(lengths),
+        "rows": sum(lengths),
+        "pictures": 0 if pixels is None else len(pixels),
+        "targets": 0 if weights is None else int(weights.count_nonzero()),
+        "longest": max(lengths, default=0),
     }
     return json.dumps(record) if as_json else "  ".join(f"{name} {value}" for name, value in record.items())
 
