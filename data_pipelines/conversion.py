@@ -12,8 +12,9 @@ from data_pipelines.execution import Execution, run_tasks
 from data_pipelines.naming import clean_key
 from data_pipelines.report import Report, Tally
 from data_pipelines.shard import read_documents
+from data_pipelines.shard_names import check_not_overwritten
 from data_pipelines.sources.keys import unique_keys
-from data_pipelines.stores import is_local
+from data_pipelines.stores import STDIN, is_local
 from data_pipelines.targets.formats import load_target
 from data_pipelines.targets.target import Place
 
@@ -38,7 +39,10 @@ def convert(shards: Sequence[str], out: Path, to: str, execution: Execution, *, 
     Raises: ValueError for an unknown format, a torn shard, or a folder of another command's output; OSError.
     """
     load_target(to)
-    names = unique_keys(PurePosixPath(path).name.removesuffix(".tar") for path in shards)
+    stems = ["stdin" if path == STDIN else PurePosixPath(path).name.removesuffix(".tar") for path in shards]
+    names = unique_keys(stems)
+    for name, path in zip(names, shards, strict=True):
+        check_not_overwritten(path, out / f"{name}.tar")
     tasks = {
         name: _Shard(path, Place(out, name, number), to, allow_pipe)
         for number, (name, path) in enumerate(zip(names, shards, strict=True))

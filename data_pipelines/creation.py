@@ -16,6 +16,7 @@ from data_pipelines.errors import DocumentError
 from data_pipelines.execution import Execution, run_tasks
 from data_pipelines.report import Report, Tally
 from data_pipelines.shard import ShardWriter
+from data_pipelines.shard_names import check_not_overwritten
 from data_pipelines.sources.formats import find_format, load_source
 from data_pipelines.sources.glimpse import Glimpse, glimpse
 from data_pipelines.sources.source import Entry, Opened, Options
@@ -81,15 +82,25 @@ def plan(
 def create(creation: Creation, out: Path, execution: Execution) -> Report:
     """Write the shards `OUT/NAME-000000.tar`, each with its index.
 
-    Raises: ValueError for a folder that holds another command's output; OSError.
+    Raises: ValueError for a folder that holds another command's output, or lies in the source; OSError.
     """
+    _check_apart(creation.first.paths, out)
     opened, size = creation.opened, creation.per_shard
     tasks = {}
     for number, start in enumerate(range(0, len(opened), size)):
         name = f"{creation.name}-{number:06d}"
         stop = min(start + size, len(opened))
+        for path in creation.first.paths:
+            check_not_overwritten(str(path), out / f"{name}.tar")
         tasks[name] = _Slice(opened, start, stop, out / f"{name}.tar", creation.options.split)
     return run_tasks(_write, tasks, out, job=_job(creation), execution=execution)
+
+
+def _check_apart(sources: Sequence[Path], out: Path) -> None:
+    """A source that holds its own output would be another one at the next run."""
+    for source in sources:
+        if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+            raise ValueError(f"{out} lies in the source {source}; give a folder outside of it")
 
 
 def _write(task: _Slice) -> Report:

@@ -23,7 +23,7 @@ from typing import Generic, Literal, TypeAlias, TypeVar
 from data_pipelines.report import Report
 from data_pipelines.whole_file import TEMPORARY, whole_file
 
-__all__ = ["Engine", "Execution", "Told", "run_tasks"]
+__all__ = ["Engine", "Execution", "Told", "keep_job", "run_tasks"]
 
 Engine: TypeAlias = Literal["local", "ray"]
 Told: TypeAlias = Callable[[int, int, Report], None]
@@ -76,7 +76,7 @@ def run_tasks(
     Returns: the sum over all tasks, markers included.
     Raises: ValueError for a folder of another job; whatever a task raises, with the others' markers kept.
     """
-    _keep_job(out, job)
+    keep_job(out, job)
     reports = {name: found for name in tasks if (found := _marker(out, name)) is not None}
     waiting = [_Marked(name, task) for name, task in tasks.items() if name not in reports]
     for name, report in _spread(partial(_process_one, process, out), waiting, execution):
@@ -93,18 +93,30 @@ def _sum(reports: Mapping[str, Report]) -> Report:
     return whole
 
 
-def _keep_job(out: Path, job: Mapping[str, object]) -> None:
+def keep_job(out: Path, job: Mapping[str, object]) -> None:
+    """Make a folder this job's own: nobody else may have written to it, and what a killed run left half goes.
+
+    Raises: ValueError for a file, and for a folder of another job.
+    """
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file, and the output needs a folder; give another name")
     folder = out / STATE
     folder.mkdir(parents=True, exist_ok=True)
     wanted = json.dumps(job, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     path = folder / JOB
-    if path.exists() and path.read_text("utf-8") != wanted:
+    others = path.exists() and path.read_text("utf-8") != wanted
+    if others and not _nothing_written(out):
         raise ValueError(f"{out} holds the output of another command or other options; give a new folder ({path})")
     for left in (*out.glob(f"**/*{TEMPORARY}"),):
         left.unlink(missing_ok=True)
-    if not path.exists():
+    if others or not path.exists():
         with whole_file(path) as file:
             file.write(wanted.encode())
+
+
+def _nothing_written(out: Path) -> bool:
+    """Whether a job failed before it wrote anything, as on a torn first shard; then its folder is free."""
+    return not any((out / STATE).glob("*.done.json")) and all(one.name == STATE for one in out.iterdir())
 
 
 def _marker_path(out: Path, name: str) -> Path:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_pipelines.errors import DocumentError
-from data_pipelines.execution import Execution, run_tasks
+from data_pipelines.execution import Execution, keep_job, run_tasks
 from data_pipelines.report import Report, Tally
 from data_pipelines.rules.rule import Candidate
 from data_pipelines.rules.table import RULES, Thresholds
@@ -70,8 +70,9 @@ def filter_shards(
 
     Args:
         rules: from `choose_rules`.
-        rejected: folder for the dropped documents, in shards of the same names.
-    Raises: OSError; ShardError for a torn shard (`kosmos data repair` makes a whole one of it).
+        rejected: folder for the dropped documents, in shards of the same names; this job's own, like `out`.
+    Raises: OSError; ValueError for a folder of another job or of the shards themselves; ShardError for a torn shard
+        (`kosmos data repair` makes a whole one of it).
     """
     names = output_names(paths, out)
     if rejected is not None and rejected.resolve() == out.resolve():
@@ -87,6 +88,9 @@ def filter_shards(
         for path, name in names.items()
     }
     job = {"verb": "filter", "sources": list(paths), "rules": [list(rule) for rule in rules], "rejected": str(rejected)}
+    if rejected is not None:
+        output_names(paths, rejected)
+        keep_job(rejected, job | {"rejects of": str(out)})
     return run_tasks(filter_shard, tasks, out, job=job, execution=execution)
 
 

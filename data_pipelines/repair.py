@@ -23,8 +23,9 @@ from data_pipelines.quarantine import Judged, write_quarantine
 from data_pipelines.report import Report, Tally
 from data_pipelines.schema import document_of_parts, parts_of_document
 from data_pipelines.shard import ShardWriter, open_shard
+from data_pipelines.shard_names import check_not_overwritten
 from data_pipelines.shard_pool import each_shard
-from data_pipelines.stores import STDIN, is_local
+from data_pipelines.stores import STDIN
 from data_pipelines.survey import Found, Survey, survey
 from data_pipelines.tar import Buffer
 
@@ -86,8 +87,7 @@ def _names(paths: Sequence[str], root: Path | None, out: Path) -> list[str]:
     for path in paths:
         inside = os.path.relpath(path, root) if root is not None else path.rpartition("/")[2]
         names.append(inside.removesuffix(".tar"))
-        if is_local(path) and (out / f"{names[-1]}.tar").resolve() == Path(path).resolve():
-            raise ValueError(f"{path} would be written over itself; give another folder than {out}")
+        check_not_overwritten(path, out / f"{names[-1]}.tar")
     if twice := sorted(name for name in set(names) if names.count(name) > 1):
         raise ValueError(f"several shards are called {twice[0]}.tar; repair them into folders of their own")
     return names

@@ -10,7 +10,7 @@ from pathlib import Path
 from data_pipelines.naming import clean_key
 from data_pipelines.stores import STDIN, is_local
 
-__all__ = ["output_names"]
+__all__ = ["check_not_overwritten", "output_names"]
 
 _ENDING = ".tar"
 
@@ -29,9 +29,14 @@ def output_names(paths: Sequence[str], out: Path) -> dict[str, str]:
         if len(set(names.values())) == len(names):
             break
     for path, name in names.items():
-        if is_local(path) and Path(path).resolve() == (out / name).resolve():
-            raise ValueError(f"{path} would be written over; give another folder than {out}")
+        check_not_overwritten(path, out / name)
     return names
+
+
+def check_not_overwritten(path: str, target: Path) -> None:
+    """Raises: ValueError if the output would take the place of its own source."""
+    if is_local(path) and Path(path).resolve() == target.resolve():
+        raise ValueError(f"{path} would be written over itself; give another folder than {target.parent}")
 
 
 def _stem(path: str) -> str:

@@ -188,3 +188,11 @@ def test_the_command_offers_the_formats_of_the_table() -> None:
     assert tuple(TARGETS) == CHOICES
     with pytest.raises(ValueError, match="known formats: webdataset"):
         load_target("unheard of")
+
+
+def test_shards_are_not_written_over_themselves(tmp_path: Path) -> None:
+    shard = _shard(tmp_path / "a.tar")
+    before = shard.read_bytes()
+    with pytest.raises(ValueError, match="written over itself"):
+        convert([str(shard)], tmp_path, "webdataset", Execution())
+    assert shard.read_bytes() == before

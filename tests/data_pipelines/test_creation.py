@@ -189,3 +189,14 @@ def test_every_question_of_the_real_set_becomes_a_document(kosmos_data: Path) ->
     read = list(opened.read(0, len(opened)))
     assert len(read) == 4_269 + 1_336
     assert len({entry.key for entry in read}) == len(read)
+
+
+def test_a_source_never_holds_its_own_output(tmp_path: Path) -> None:
+    folder = _captions(tmp_path / "captions")
+    put_tar(tmp_path / "documents-000000.tar", {"a.jpg": photo(1), "a.txt": b"A dog."})
+    before = _contents(tmp_path)
+    with pytest.raises(ValueError, match="lies in the source"):
+        create(_plan(folder), folder / "out", Execution())
+    with pytest.raises(ValueError, match="written over itself"):
+        create(replace(_plan(tmp_path / "documents-000000.tar"), name="documents"), tmp_path, Execution())
+    assert _contents(tmp_path) == before

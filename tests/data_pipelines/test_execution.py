@@ -189,3 +189,19 @@ def test_a_task_that_fails_leaves_the_others_their_markers(end: str, words: str,
         run_tasks(take_turns, named(end), out, job={}, execution=TWO)
     assert (out / ".kosmos" / "a.done.json").exists()
     assert not (out / ".kosmos" / "bad.done.json").exists()
+
+
+def test_a_job_that_wrote_nothing_leaves_its_folder_free(sources: Path, tmp_path: Path) -> None:
+    def fails(task: int) -> Report:
+        raise ValueError(f"task {task}")
+
+    with pytest.raises(ValueError, match="task 1"):
+        run_tasks(fails, {"one": 1}, tmp_path, job={"of": "another"})
+    assert run_copies(sources, tmp_path).read > 0
+
+
+def test_a_file_is_no_folder_for_output(tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("kept")
+    with pytest.raises(ValueError, match="is a file, and the output needs a folder"):
+        run_tasks(lambda task: Report(), {"one": 1}, tmp_path / "f", job={})
+    assert (tmp_path / "f").read_text() == "kept"

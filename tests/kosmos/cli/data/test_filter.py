@@ -97,3 +97,15 @@ def test_a_torn_shard_is_named_with_what_to_do(
     assert "torn.tar, byte" in (told := capsys.readouterr().err)
     assert "`kosmos data repair` saves" in told
     assert not (tmp_path / "out" / "torn.tar").exists()
+
+
+@pytest.mark.parametrize("taken", ["in", "another"])
+def test_rejects_never_take_the_place_of_other_shards(
+    captions: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], taken: str
+) -> None:
+    assert main(["data", "filter", captions, str(tmp_path / "another"), "--set", "captions"]) == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.tar")}
+    rejected = str(tmp_path / taken)
+    assert main(["data", "filter", captions, str(tmp_path / "out"), "--set", "text", "--rejected", rejected]) == 1
+    assert "give a" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.tar")} == before
