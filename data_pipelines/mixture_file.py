@@ -22,6 +22,8 @@ def read_yaml(path: Path, max_bytes: int = MAX_BYTES) -> object:
     """
     import yaml
 
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; give the YAML file of a mixture")
     with open(path, "rb") as file:
         data = file.read(max_bytes + 1)
     if len(data) > max_bytes:

@@ -85,9 +85,14 @@ class Report:
         lines = [f"{self.read:,} documents read, {self.written:,} written, {sum(self.dropped.values()):,} dropped"]
         for title, counts in (("dropped", self.dropped), ("noted", self.noted)):
             for reason, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
-                named = ", ".join(self.examples.get(reason, ())[:3])
+                named = ", ".join(map(_printable, self.examples.get(reason, ())[:3]))
                 lines.append(f"  {title} {count:,}: {reason}{f'  ({named})' if named else ''}")
         return "\n".join(lines)
+
+
+def _printable(key: str) -> str:
+    """Without what could move a terminal's cursor: keys are a stranger's."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in key)
 
 
 class Tally:

@@ -86,7 +86,7 @@ def _matches(path: str) -> list[str]:
     else:
         found = [path] if os.path.exists(path) else []
     if not found:
-        raise FileNotFoundError(2, "no such file, or no .tar in it", path)
+        raise _nothing(path)
     return found
 
 
@@ -99,8 +99,14 @@ def _remote_matches(path: str) -> list[str]:
     pattern = inside if glob.has_magic(inside) else f"{inside.rstrip('/')}/**/*{SHARD_ENDING}"
     found = sorted(store.unstrip_protocol(name) for name in store.glob(pattern))
     if not found:
-        raise FileNotFoundError(2, "no such file, or no .tar in it", path)
+        raise _nothing(path)
     return found
+
+
+def _nothing(path: str) -> FileNotFoundError:
+    if is_local(path) and os.path.isdir(path):
+        return FileNotFoundError(f"{path} holds no {SHARD_ENDING}; `kosmos data create` makes shards of other files")
+    return FileNotFoundError(2, "no such file, nor a folder or pattern that stands for some", path)
 
 
 def _fetch(path: str, copy: IO[bytes]) -> None:

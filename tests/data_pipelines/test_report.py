@@ -67,3 +67,11 @@ def test_people_read_the_most_frequent_reason_first() -> None:
         "  dropped 3: often",
         "  dropped 1: rare  (k)",
     ]
+
+
+def test_a_strangers_key_does_not_steer_the_terminal() -> None:
+    tally = Tally()
+    tally.read()
+    tally.drop("broken JSON", "\x1b[31mred")
+    assert "\x1b" not in tally.report().to_text()
+    assert tally.report().examples == {"broken JSON": ("\x1b[31mred",)}

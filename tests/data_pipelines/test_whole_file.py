@@ -51,3 +51,9 @@ def test_a_killed_process_leaves_the_old_file(tmp_path: Path) -> None:
     assert done.returncode == -signal.SIGKILL
     assert path.read_bytes() == b"old"
     assert sorted(entry.name.endswith(TEMPORARY) for entry in tmp_path.iterdir()) == [False, True]
+
+
+def test_an_error_names_the_file_that_was_wanted(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught, whole_file(tmp_path / "nowhere" / "f"):
+        pass
+    assert caught.value.filename == str(tmp_path / "nowhere" / "f")

@@ -23,7 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, help="folder of the shards")
     known = f"overrule the format that is found: {', '.join(FORMATS)}"
     parser.add_argument("--format", choices=FORMATS, default="", metavar="FORMAT", help=known)
-    parser.add_argument("--documents-per-shard", type=count, default=1_000, help="entries of the source a shard (1000)")
+    parser.add_argument(
+        "--documents-per-shard", type=count, default=1_000, metavar="N", help="entries of the source a shard (1000)"
+    )
     parser.add_argument(
         "--name", type=_name, default="documents", help="what shards are called: NAME-000000.tar (documents)"
     )
@@ -51,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Find the format out, say it, write the shards.
 
-    Returns: 1 if documents were read and none could be written.
+    Returns: 1 if no document was written.
     """
     from data_pipelines.creation import create, plan
     from data_pipelines.sources.places import source_paths
@@ -78,8 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
         print(f"reading as {creation.format}{_guess(creation.guessed)}", file=sys.stderr)
         report = create(creation, arguments.out, execution_of(arguments))
-    print_report(report, as_json=arguments.json)
-    return 1 if report.read and not report.written else 0
+    return print_report(report, as_json=arguments.json)
 
 
 def _guess(guessed: bool) -> str:

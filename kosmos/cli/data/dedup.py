@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Deduplicate, and print what became of every document.
 
-    Returns: 1 if no document is left.
+    Returns: 1 if no document was written.
     """
     from data_pipelines.dedup.decisions import Limits
     from data_pipelines.dedup.deduplication import Deduplication, dedup_shards
@@ -72,8 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
             allow_pipe=arguments.allow_pipe,
             execution=execution_of(arguments),
         )
-    print_report(report, as_json=arguments.json)
-    return 0 if report.written else 1
+    return print_report(report, as_json=arguments.json)
 
 
 def _against(words: list[str]) -> tuple[Against, ...]:

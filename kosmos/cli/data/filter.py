@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Filter, and print what became of every document.
 
-    Returns: 1 if no document is left.
+    Returns: 1 if no document was written.
     """
     from data_pipelines.filtering import filter_shards
     from data_pipelines.rules.table import choose_rules
@@ -62,8 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
             allow_pipe=arguments.allow_pipe,
             execution=execution_of(arguments),
         )
-    print_report(report, as_json=arguments.json)
-    return 0 if report.written else 1
+    return print_report(report, as_json=arguments.json)
 
 
 def _rule(text: str) -> tuple[str, float | None]:

@@ -6,13 +6,27 @@ import argparse
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from data_pipelines.execution import Execution
     from data_pipelines.report import Report
 
-__all__ = ["add_execution_arguments", "add_shards_argument", "count", "execution_of", "print_report", "repair_advised"]
+__all__ = [
+    "TOKENIZER",
+    "add_execution_arguments",
+    "add_shards_argument",
+    "add_tokenizer_argument",
+    "count",
+    "execution_of",
+    "print_report",
+    "repair_advised",
+    "tell_shards",
+]
+
+TOKENIZER = Path(__file__).parents[2] / "tiny" / "tokenizer.model"
+"""The built-in vocabulary."""
 
 
 def add_shards_argument(parser: argparse.ArgumentParser, *, name: str = "shards", several: bool = True) -> None:
@@ -26,12 +40,19 @@ def add_shards_argument(parser: argparse.ArgumentParser, *, name: str = "shards"
     parser.add_argument("--allow-pipe", action="store_true", help="let `pipe:COMMAND` run a shell command")
 
 
-def add_execution_arguments(parser: argparse.ArgumentParser) -> None:
-    """How work is spread, and in which form the report is printed."""
+def add_execution_arguments(parser: argparse.ArgumentParser, *, json: str = "the report as one JSON object") -> None:
+    """How work is spread, and in which form the result is printed (`json` says what of it)."""
     group = parser.add_argument_group("execution")
-    group.add_argument("--workers", type=count, default=1, help="processes (1); with ray: tasks at once")
+    group.add_argument("--workers", type=count, default=1, metavar="N", help="processes (1); with ray: tasks at once")
     group.add_argument("--engine", choices=("local", "ray"), default="local", help="processes here, or a Ray cluster")
-    group.add_argument("--json", action="store_true", help="the report as one JSON object")
+    group.add_argument("--json", action="store_true", help=json)
+
+
+def add_tokenizer_argument(parser: argparse.ArgumentParser) -> None:
+    """Whose tokens are counted."""
+    parser.add_argument(
+        "--tokenizer", type=Path, default=TOKENIZER, metavar="FILE", help="SentencePiece file (that of `tiny`)"
+    )
 
 
 def execution_of(arguments: argparse.Namespace) -> Execution:
@@ -52,9 +73,13 @@ def repair_advised() -> Iterator[None]:
         raise ValueError(f"{torn}; `kosmos data repair` saves what is whole in it") from torn
 
 
-def print_report(report: Report, *, as_json: bool) -> None:
-    """On stdout, for people or for machines."""
+def print_report(report: Report, *, as_json: bool) -> int:
+    """On stdout, for people or for machines.
+
+    Returns: exit code of a verb that writes: 1 if no document was written.
+    """
     print(report.to_json() if as_json else report.to_text())
+    return 0 if report.written else 1
 
 
 def count(text: str) -> int:
@@ -64,9 +89,14 @@ def count(text: str) -> int:
     return int(text)
 
 
-def _told(done: int, tasks: int, report: Report) -> None:
-    words = f"{done}/{tasks} shards  {report.read:,} documents read  {report.written:,} written"
+def tell_shards(done: int, shards: int, words: str = "") -> None:
+    """Progress on stderr: a line that changes on a terminal, a line for each hundred shards elsewhere."""
+    words = f"{done}/{shards} shards{words}"
     if sys.stderr.isatty():
-        print(f"\r\x1b[K{words}", end="\n" if done == tasks else "", file=sys.stderr, flush=True)
-    elif done == tasks or done % 100 == 0:
+        print(f"\r\x1b[K{words}", end="\n" if done == shards else "", file=sys.stderr, flush=True)
+    elif done == shards or done % 100 == 0:
         print(words, file=sys.stderr, flush=True)
+
+
+def _told(done: int, tasks: int, report: Report) -> None:
+    tell_shards(done, tasks, f"  {report.read:,} documents read  {report.written:,} written")

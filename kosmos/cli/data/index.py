@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--energon", action="store_true", help="also write .nv-meta/, which Megatron-Energon opens; give one folder"
     )
-    parser.add_argument("--workers", type=count, default=1, help="processes (1)")
+    parser.add_argument("--workers", type=count, default=1, metavar="N", help="processes (1)")
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
 
@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     paths = expand(arguments.shards)
     found = index_shards(paths, force=arguments.force, workers=arguments.workers)
     for line in found.torn:
-        print(line, file=sys.stderr)
+        print(f"{line}; `kosmos data lint` says more", file=sys.stderr)
     record = found.to_record()
     words = [f"{found.documents:,} documents in {found.shards:,} shards; {found.written:,} indexes written"]
     if arguments.energon and not found.torn:

@@ -7,7 +7,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from kosmos.cli.data.flags import add_shards_argument, count
+from kosmos.cli.data.flags import add_execution_arguments, add_shards_argument
 
 if TYPE_CHECKING:
     from data_pipelines.info import Info
@@ -18,9 +18,7 @@ __all__ = ["add_arguments", "run"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Shards."""
     add_shards_argument(parser)
-    parser.add_argument("--workers", type=count, default=1, help="processes (1); with ray: tasks at once")
-    parser.add_argument("--engine", choices=("local", "ray"), default="local", help="processes here, or a Ray cluster")
-    parser.add_argument("--json", action="store_true", help="one JSON object")
+    add_execution_arguments(parser, json="one JSON object")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from kosmos.cli.data.flags import add_shards_argument, count
+from kosmos.cli.data.flags import add_execution_arguments, add_shards_argument, tell_shards
 
 if TYPE_CHECKING:
     from data_pipelines.inspection import Finding
@@ -22,9 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Shards, and how closely they are looked at."""
     add_shards_argument(parser)
     parser.add_argument("--no-decode", action="store_true", help="do not decode pictures; much faster")
-    parser.add_argument("--workers", type=count, default=1, help="processes (1); with ray: tasks at once")
-    parser.add_argument("--engine", choices=("local", "ray"), default="local", help="processes here, or a Ray cluster")
-    parser.add_argument("--json", action="store_true", help="one JSON object a finding")
+    add_execution_arguments(parser, json="one JSON object a finding")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -41,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
         workers=arguments.workers,
         engine=arguments.engine,
         allow_pipe=arguments.allow_pipe,
-        told=_told,
+        told=tell_shards,
     )
     shards, documents, counts = set(), 0, Counter[str]()
     shown: list[Finding] = []
@@ -71,10 +68,3 @@ def _print_table(counts: Counter[str], shown: list[Finding], looked_at: str) -> 
                 print(f"  {finding.shard}, byte {finding.offset}{key}{detail}")
         if number > SHOWN:
             print(f"  ... and {number - SHOWN:,} more (--json prints all)")
-
-
-def _told(done: int, shards: int) -> None:
-    if sys.stderr.isatty():
-        print(f"\r\x1b[K{done}/{shards} shards", end="\n" if done == shards else "", file=sys.stderr, flush=True)
-    elif done == shards or done % 100 == 0:
-        print(f"{done}/{shards} shards", file=sys.stderr, flush=True)

@@ -8,7 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kosmos.cli.data.flags import add_execution_arguments, count, execution_of, print_report
+from kosmos.cli.data.flags import (
+    add_execution_arguments,
+    add_tokenizer_argument,
+    count,
+    execution_of,
+    print_report,
+    repair_advised,
+)
 
 if TYPE_CHECKING:
     from data_pipelines.mixing import Share
@@ -16,22 +23,24 @@ if TYPE_CHECKING:
 
 __all__ = ["add_arguments", "run"]
 
-TOKENIZER = Path(__file__).resolve().parents[2] / "tiny" / "tokenizer.model"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The mixture, what is asked about it, and where it is written."""
     parser.add_argument("mixture", help="YAML in the shape of Energon's MetadatasetV2")
     parser.add_argument("--split", default="train", help="which of its splits (train)")
     parser.add_argument("--tokens", type=_number, metavar="N", help="say how many epochs N tokens are, as in 1e9")
-    parser.add_argument("--tokenizer", type=Path, default=TOKENIZER, help="SentencePiece file (that of `tiny`)")
-    parser.add_argument("--image-tokens", type=count, default=64, help="rows a picture takes (64)")
-    parser.add_argument("--sample", type=count, default=1000, help="documents read of each component (1000)")
+    add_tokenizer_argument(parser)
+    parser.add_argument("--image-tokens", type=count, default=64, metavar="N", help="rows a picture takes (64)")
+    parser.add_argument(
+        "--sample", type=count, default=1000, metavar="N", help="documents read of each component (1000)"
+    )
     writing = parser.add_argument_group("writing it out")
     writing.add_argument("--write", type=Path, metavar="OUT", help="folder for shards that hold the mixture")
-    writing.add_argument("--documents", type=count, help="how many documents (by epoch: one epoch)")
+    writing.add_argument("--documents", type=count, metavar="N", help="how many documents (by epoch: one epoch)")
     writing.add_argument("--seed", type=int, default=0, help="of the order (0)")
-    writing.add_argument("--shard-documents", type=count, default=1000, help="documents in a shard (1000)")
+    writing.add_argument(
+        "--documents-per-shard", type=count, default=1_000, metavar="N", help="documents in a shard (1000)"
+    )
     add_execution_arguments(parser)
 
 
@@ -43,10 +52,11 @@ def run(arguments: argparse.Namespace) -> int:
 
     mixture = read_mixture(arguments.mixture, arguments.split)
     tokenizer = Tokenizer(arguments.tokenizer, specials="kosmos2")
-    contents = [
-        measure(component, tokenizer, image_tokens=arguments.image_tokens, sample=arguments.sample)
-        for component in mixture.components
-    ]
+    with repair_advised():
+        contents = [
+            measure(component, tokenizer, image_tokens=arguments.image_tokens, sample=arguments.sample)
+            for component in mixture.components
+        ]
     if arguments.write is not None:
         from data_pipelines.mixed_shards import write_mixture
 
@@ -60,11 +70,10 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.write,
             documents=documents,
             seed=arguments.seed,
-            shard_documents=arguments.shard_documents,
+            shard_documents=arguments.documents_per_shard,
             execution=execution_of(arguments),
         )
-        print_report(report, as_json=arguments.json)
-        return 0
+        return print_report(report, as_json=arguments.json)
     found = shares(mixture, contents, arguments.tokens)
     if arguments.json:
         print(json.dumps({"by": mixture.by, "components": [share.to_record() for share in found]}, ensure_ascii=False))

@@ -7,15 +7,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kosmos.cli.data.flags import add_shards_argument, count
+from kosmos.cli.data.flags import add_shards_argument, add_tokenizer_argument, count, repair_advised
 
 if TYPE_CHECKING:
     from data_pipelines.shard_set import ShardSet
     from text.tokenizer import Tokenizer
 
 __all__ = ["add_arguments", "run"]
-
-TOKENIZER = Path(__file__).resolve().parents[2] / "tiny" / "tokenizer.model"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,11 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--output", type=Path, metavar="PAGE.html", help="one file that holds everything it shows")
     where.add_argument("--serve", action="store_true", help="a server on 127.0.0.1, for sets of any size")
-    parser.add_argument("--documents", type=count, default=100, help="in the file, at most (100)")
-    parser.add_argument("--max-megabytes", type=count, default=25, help="of documents in the file (25)")
+    parser.add_argument("--documents", type=count, default=100, metavar="N", help="in the file, at most (100)")
+    parser.add_argument("--max-megabytes", type=count, default=25, metavar="N", help="of documents in the file (25)")
     parser.add_argument("--seed", type=int, help="draw the documents by this seed; without it, the first ones")
-    parser.add_argument("--port", type=int, default=8100, help="of the server (8100; 0: any free one)")
-    parser.add_argument("--tokenizer", type=Path, default=TOKENIZER, help="SentencePiece file (that of `tiny`)")
+    parser.add_argument("--port", type=_port, default=8100, help="of the server (8100; 0: any free one)")
+    add_tokenizer_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -40,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     tokenizer = Tokenizer(arguments.tokenizer, specials="kosmos2")
     title = " ".join(arguments.shards)
     paths = expand(arguments.shards, allow_pipe=arguments.allow_pipe)
-    with ShardSet(paths, allow_pipe=arguments.allow_pipe) as samples:
+    with repair_advised(), ShardSet(paths, allow_pipe=arguments.allow_pipe) as samples:
         if arguments.serve:
             _serve(samples, tokenizer, title, arguments.port)
         else:
@@ -72,3 +70,9 @@ def _write(samples: ShardSet, tokenizer: Tokenizer, title: str, arguments: argpa
     with whole_file(arguments.output) as file:
         file.write(page.encode())
     print(f"{arguments.output}: {len(page) / 2**20:.1f} MiB of {len(samples):,} documents", file=sys.stderr)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65_535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port; give a number from 0 to 65535")
+    return int(text)

@@ -19,7 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Repair, and say what became of every document."""
+    """Repair, and say what became of every document.
+
+    Returns: 1 if no document was written.
+    """
     from data_pipelines.repair import repair
     from data_pipelines.stores import expand
 
@@ -32,5 +35,4 @@ def run(arguments: argparse.Namespace) -> int:
         allow_pipe=arguments.allow_pipe,
         execution=execution_of(arguments),
     )
-    print_report(report, as_json=arguments.json)
-    return 0
+    return print_report(report, as_json=arguments.json)

@@ -44,7 +44,7 @@ def test_people_get_counts_and_the_first_of_each(tmp_path: Path, capsys: pytest.
 
 def test_a_folder_without_shards_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "lint", str(tmp_path)]) == 1
-    assert "no such file, or no .tar in it" in capsys.readouterr().err
+    assert "holds no .tar; `kosmos data create`" in capsys.readouterr().err
 
 
 def test_a_pipe_needs_its_flag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

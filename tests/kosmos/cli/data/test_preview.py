@@ -60,3 +60,10 @@ def test_the_server_answers_at_the_address_it_prints_and_ends_when_interrupted(s
             assert len(json.load(answer)["documents"]) == 12
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
+
+
+def test_a_port_that_cannot_be_is_wrong_usage(shard: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["data", "preview", str(shard), "--serve", "--port", "99999"])
+    assert ended.value.code == 2
+    assert "from 0 to 65535" in capsys.readouterr().err

@@ -34,3 +34,16 @@ def test_a_file_that_is_no_tokenizer_is_named(shard: str, tmp_path: Path, capsys
     (tmp_path / "model").write_bytes(b"no model")
     assert main(["data", "stats", shard, "--tokenizer", str(tmp_path / "model")]) == 1
     assert "SentencePiece" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", [["stats"], ["preview", "--output", "page.html"]])
+def test_a_torn_shard_is_sent_to_repair(
+    shard: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: list[str]
+) -> None:
+    path = Path(shard)
+    monkeypatch.chdir(path.parent)
+    torn = path.with_name("torn.tar")
+    torn.write_bytes(path.read_bytes()[:600])
+    assert main(["data", *verb, str(torn)]) == 1
+    assert "`kosmos data repair` saves what is whole" in capsys.readouterr().err
+    assert not Path("page.html").exists()
