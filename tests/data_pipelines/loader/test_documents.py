@@ -12,7 +12,7 @@ from data_pipelines.loader import stream
 from data_pipelines.loader.documents import Documents
 from data_pipelines.loader.loader import Loader
 from data_pipelines.loader.stream import Stream
-from tests.data_pipelines.loader.words import WordEncoder, mixture, write_set
+from tests.data_pipelines.loader.words import Piece, WordEncoder, mixture, write_set
 
 
 def test_a_shard_that_vanishes_is_named(tmp_path: Path) -> None:
@@ -48,5 +48,5 @@ def test_an_error_that_is_no_fault_of_the_document_says_where_it_came_up(tmp_pat
 
 
 class _Wrong(WordEncoder):
-    def split(self, rows: object, length: int) -> list[object]:  # type: ignore[override]
+    def split(self, rows: Piece, length: int) -> list[Piece]:
         raise ZeroDivisionError

@@ -165,10 +165,15 @@ def test_a_run_of_other_batches_is_not_gone_on_with(streams: Mapping[str, Stream
     for _ in islice(loader, 5):
         pass
     state = json.loads(json.dumps(loader.state_dict()))
-    for change in ({"look_ahead": 1}, {"rows": 48, "max_length": 24}, {"window": 7}):
-        others = {**streams, "short": replace(streams["short"], **change)}
-        with pytest.raises(ValueError, match=rf"short\.{next(iter(change))} was \d+, now \d+"):
-            _loader(others, lanes=1).load_state_dict(state)
+    short = streams["short"]
+    changes = {
+        "look_ahead": replace(short, look_ahead=1),
+        "rows": replace(short, rows=48, max_length=24),
+        "window": replace(short, window=7),
+    }
+    for name, changed in changes.items():
+        with pytest.raises(ValueError, match=rf"short\.{name} was \d+, now \d+"):
+            _loader({**streams, "short": changed}, lanes=1).load_state_dict(state)
 
 
 def test_a_rank_goes_on_from_its_own_state_though_others_pack_its_lanes(
