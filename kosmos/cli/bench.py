@@ -21,9 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare arguments; nothing heavy is imported."""
     parser.add_argument(
         "name",
-        choices=("decode", "attention", "experts", "data", "captions"),
+        choices=("decode", "attention", "experts", "loss", "data", "captions"),
         help="decode: tokens a second, reading an image; attention: training and decoding steps of a decoder; experts: "
-        "sparse layers; data: shards to batches; captions: quality",
+        "sparse layers; loss: the output head in training; data: shards to batches; captions: quality",
     )
     parser.add_argument("--preset", choices=PRESETS, default="kosmos2", help="shape of the model (kosmos2)")
     parser.add_argument("--rounds", type=_count, default=7, help="turns of every contestant; medians are shown (7)")
@@ -51,8 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    measure = {"decode": _decode, "attention": _attention, "experts": _experts, "data": _data}[arguments.name]
-    for figure in measure(arguments):
+    measures = {"decode": _decode, "attention": _attention, "experts": _experts, "loss": _loss, "data": _data}
+    for figure in measures[arguments.name](arguments):
         print(figure.to_json() if arguments.json else table([figure]), flush=True)
     return 0
 
@@ -87,6 +87,13 @@ def _experts(arguments: argparse.Namespace) -> Iterator[Figure]:
 
     bench = ExpertsBench(rounds=arguments.rounds, peers=not arguments.without_peers, cases=_cases(arguments, CASES))
     return run_experts(bench)
+
+
+def _loss(arguments: argparse.Namespace) -> Iterator[Figure]:
+    from kosmos.bench.loss import LOSS_CASES, LossBench, run_loss
+
+    cases = _cases(arguments, LOSS_CASES)
+    return run_loss(LossBench(rounds=arguments.rounds, peers=not arguments.without_peers, cases=cases))
 
 
 def _data(arguments: argparse.Namespace) -> Iterator[Figure]:

@@ -1,6 +1,6 @@
 """Cross-entropy whose logits are never whole in memory: a chunk of rows at a time, both gradients on the way.
 
-Whole logits of 2,048 rows and 65,037 words are 533 MB in fp32, and their log-softmax and its gradients as much again
+Whole logits of 2,048 rows and 65,037 words are 508 MB in fp32, and their log-softmax and its gradients as much again
 each. Here a chunk becomes losses and, at once, its share of both gradients, so the backward pass only scales them (as
 Liger Kernel does, arXiv 2410.10989). The other way, logits made again in the backward pass, multiplies by the head four
 times instead of three, and saves little: the head's gradient is the first thing a backward pass makes and keeps.
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 __all__ = ["cross_entropy", "rows_at_once"]
 
-LOGITS_AT_ONCE = 1 << 25  # 134 MB in fp32; of smaller chunks, adding to the head's gradient would take a notable share
+LOGITS_AT_ONCE = 1 << 25  # 128 MB in fp32; of smaller chunks, adding to the head's gradient would take a notable share
 
 
 def rows_at_once(vocab_size: int) -> int:
@@ -112,20 +112,27 @@ class _CrossEntropy(torch.autograd.Function):
 def _losses(inputs: _Inputs, manner: _Manner, gradients: _Gradients = NO_GRADIENTS) -> Tensor:
     """Nats of each row [L]; adds to `gradients` what each chunk brings."""
     hidden_LD, head_VD = inputs.hidden_LD.to(manner.dtype), inputs.head_VD.to(manner.dtype)
+    inputs = inputs._replace(hidden_LD=hidden_LD, head_VD=head_VD)
     losses_L = torch.empty(len(hidden_LD), dtype=_at_least_fp32(manner.dtype), device=hidden_LD.device)
     with torch.autocast(hidden_LD.device.type, enabled=False):
         for rows in _chunks(len(hidden_LD), manner.chunk):
-            hidden_CD, targets_C1 = hidden_LD[rows], inputs.targets_L[rows, None]
-            logprobs_CV = _logprobs(hidden_CD, head_VD)
-            losses_L[rows] = _smoothed(logprobs_CV, targets_C1, manner.label_smoothing)
-            if gradients.hidden_LD is None and gradients.head_VD is None:
-                continue
-            slopes_CV = _slopes(logprobs_CV, targets_C1, inputs.weights_L[rows, None], manner).to(manner.dtype)
-            if gradients.hidden_LD is not None:
-                gradients.hidden_LD[rows] = slopes_CV @ head_VD
-            if gradients.head_VD is not None:
-                _add_product(gradients.head_VD, slopes_CV.T, hidden_CD)
+            losses_L[rows] = _losses_of_chunk(rows, inputs, manner, gradients)
     return losses_L
+
+
+def _losses_of_chunk(rows: slice, inputs: _Inputs, manner: _Manner, gradients: _Gradients) -> Tensor:
+    """A call of its own, so that the large tensors of one chunk are gone before the next."""
+    hidden_CD, targets_C1 = inputs.hidden_LD[rows], inputs.targets_L[rows, None]
+    logprobs_CV = _logprobs(hidden_CD, inputs.head_VD)
+    losses_C = _smoothed(logprobs_CV, targets_C1, manner.label_smoothing)
+    if gradients.hidden_LD is None and gradients.head_VD is None:
+        return losses_C
+    slopes_CV = _slopes(logprobs_CV, targets_C1, inputs.weights_L[rows, None], manner).to(manner.dtype)
+    if gradients.hidden_LD is not None:
+        gradients.hidden_LD[rows] = slopes_CV @ inputs.head_VD
+    if gradients.head_VD is not None:
+        _add_product(gradients.head_VD, slopes_CV.T, hidden_CD)
+    return losses_C
 
 
 def _chunks(rows: int, chunk: int) -> Iterator[slice]:
