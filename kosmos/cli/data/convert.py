@@ -36,7 +36,7 @@ TARGETS = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Shards, where to, and which format."""
     add_shards_argument(parser)
-    parser.add_argument("out", type=Path, help="folder of the output: a file for each shard, pictures under images/")
+    parser.add_argument("out", type=Path, help="folder of the output: a file for each shard (pages: a folder)")
     parser.add_argument("--to", choices=TARGETS, required=True, metavar="FORMAT", help=", ".join(TARGETS))
     add_execution_arguments(parser)
 

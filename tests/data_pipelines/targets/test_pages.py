@@ -49,7 +49,7 @@ def test_plain_words_are_left_alone() -> None:
 
 
 def test_pages_come_back_in_reading_order(tmp_path: Path) -> None:
-    first = Document((Text("# One."), Image(photo(1)), Image(photo(2)), Text("Two.\n\nThree."), Image(photo(3))))
+    first = Document((Text("\ufeff# One."), Image(photo(1)), Image(photo(2)), Text("Two.\n\nThree."), Image(photo(3))))
     documents = {"deep/first": first, "last": Document((Image(photo(4)),)), "words": Document((Text("a\nb"),))}
     report = converted(tmp_path, "pages", documents)
     read = read_back(tmp_path)
