@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Work it out and print; 1 where the sharding that was asked for does not fit."""
+    """Work it out and print; 1 where the sharding that was asked for, or every one, does not fit."""
     from kosmos.training.activations import FORMATS
     from kosmos.training.gpus import GPUS
     from kosmos.training.inventory import take_inventory
@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
         tokens=arguments.tokens or PAPER_TOKENS,
     )
     print(json.dumps(_record(plan, arguments)) if arguments.json else "\n".join(_page(plan, arguments)))
-    if arguments.sharding:
+    if arguments.sharding or not any(option.largest for option in plan.options):
         check_fits(inventory, load, layout, arguments.gpu)
     return 0
 
@@ -151,9 +151,15 @@ def _page(plan: Plan, arguments: argparse.Namespace) -> list[str]:
         "",
         *_micro_batches(plan),
         "",
-        f"{plan.tokens / 1e9:g} B tokens take {plan.days:,.1f} days at an MFU of {plan.mfu:g}"
-        f"{'' if arguments.mfu else ' (assumed, not measured)'}",
+        _days(plan, arguments),
     ]
+
+
+def _days(plan: Plan, arguments: argparse.Namespace) -> str:
+    if plan.days is None:
+        return "days are not known: the GPUs' rates are for bfloat16"
+    assumed = "" if arguments.mfu else " (assumed, not measured)"
+    return f"{plan.tokens / 1e9:g} B tokens take {plan.days:,.1f} days at an MFU of {plan.mfu:g}{assumed}"
 
 
 def _parameters(plan: Plan) -> list[str]:

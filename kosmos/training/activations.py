@@ -1,8 +1,8 @@
 """Bytes that a forward pass of a Kosmos keeps for the backward one, tensor by tensor, as autograd saves them.
 
 Attention is a fused kernel (no square is kept); on the CPU a dropout inside attention would keep them. Checkpointing
-`full` keeps what enters each block and recomputes the rest; `selective` also keeps what matrix products and attention
-give and recomputes norms, GELU, dropout and rotations (arXiv 2205.05198 for the idea).
+acts on the decoder's blocks: `full` keeps what enters each and recomputes the rest; `selective` also keeps what matrix
+products and attention give and recomputes norms, GELU, dropout and rotations (idea: arXiv 2205.05198).
 Legend: D width, F feed-forward width, H heads, K head width, P features of a picture, W their width, L latents.
 """
 

@@ -100,7 +100,7 @@ def fault(config: KosmosConfig, layout: Layout) -> str | None:
     """Why these devices cannot be used so, or None."""
     parallel, decoder = layout.tensor_parallel, config.decoder
     if layout.gpus % parallel:
-        return f"{layout.gpus} GPUs are no multiple of {parallel}"
+        return f"needs a multiple of {parallel} GPUs"
     if decoder.num_heads % parallel or decoder.ffn_width % parallel:
         return f"{decoder.num_heads} heads and a feed-forward of {decoder.ffn_width} do not divide by {parallel}"
     if layout.sharding == "hsdp" and (layout.gpus <= NODE or layout.gpus % NODE):

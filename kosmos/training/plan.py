@@ -49,7 +49,7 @@ class Plan:
 
     Attributes:
         flops: of a token.
-        days: to `tokens` tokens at `mfu`, without time for recomputation, which MFU does not count.
+        days: to `tokens` tokens at `mfu`, which counts no recomputation; None in float32, whose rate is not known.
         options: every sharding with every checkpointing.
     """
 
@@ -59,7 +59,7 @@ class Plan:
     flops: Flops
     mfu: float
     tokens: float
-    days: float
+    days: float | None
     options: tuple[Option, ...]
 
 
@@ -96,7 +96,7 @@ def make_plan(
         for sharding in SHARDINGS
         for checkpointing in CHECKPOINTINGS
     )
-    days = tokens * flops.total / (layout.gpus * gpu.flops * mfu) / DAY
+    days = tokens * flops.total / (layout.gpus * gpu.flops * mfu) / DAY if layout.numbers.mixed else None
     return Plan(inventory, load, gpu, flops, mfu, tokens, days, options)
 
 

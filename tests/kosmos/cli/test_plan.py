@@ -56,6 +56,16 @@ def test_a_sharding_that_cannot_fit_is_refused_in_one_sentence(capsys: pytest.Ca
     assert err.count("\n") == 1
 
 
+def test_where_nothing_fits_that_is_said_unasked(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "kosmos1", "--experts", "64", "--gpu", "a100"]) == 1
+    assert "sharding fsdp over" in capsys.readouterr().err
+
+
+def test_days_are_told_for_bfloat16_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "tiny", "--precision", "float32"]) == 0
+    assert "days are not known" in capsys.readouterr().out
+
+
 def test_a_checkpoint_folder_is_planned_like_a_preset(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", str(checkpoint), "--sequence-length", "128", "--pictures", "2", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
