@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
-from text.document import Document
+from text.document import Document, Image
 
-__all__ = ["Encoder", "Rows"]
+__all__ = ["PLACE", "Encoder", "Rows"]
+
+PLACE = "__place__"
+"""In the meta of a picture that is still closed: which of its document's pictures it is."""
 
 
 class Rows(Protocol):
@@ -38,8 +41,13 @@ class Encoder(Protocol[RowsT, BatchT]):
     def cut(self, rows: RowsT, room: int) -> tuple[RowsT, RowsT] | None:
         """A head of at most `room` rows and the rest, to fill a batch; None for what is better left whole."""
 
-    def open_pictures(self, rows: RowsT) -> RowsT:
-        """The same with pictures decoded. Raises: ValueError for a picture that cannot be read."""
+    def open_pictures(self, rows: RowsT, pictures: Callable[[], Sequence[Image]]) -> RowsT:
+        """The same with pictures decoded.
+
+        Args:
+            pictures: reads those of the whole document; the rows' own are at their `PLACE`.
+        Raises: ValueError for a picture that cannot be read.
+        """
 
     def collate(self, batch: Sequence[RowsT]) -> BatchT:
         """Rows laid end to end, as the model eats them."""

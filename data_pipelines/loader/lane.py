@@ -15,7 +15,7 @@ import numpy as np
 from data_pipelines.loader.blend import Taken
 from data_pipelines.loader.encoder import Rows
 from data_pipelines.loader.packing import pack
-from data_pipelines.loader.reading import Read, Reader, Skipped
+from data_pipelines.loader.reading import Origin, Read, Reader, Skipped
 
 __all__ = ["Lane", "LaneBatch", "LaneState", "Piece"]
 
@@ -34,11 +34,10 @@ class LaneState:
 
 @dataclass(frozen=True)
 class Piece(Generic[RowsT]):
-    """Rows, and the document they are of: its key, and the shard it stands in."""
+    """Rows, and the document they are of."""
 
     rows: RowsT
-    key: str
-    shard: str
+    origin: Origin
 
     @property
     def length(self) -> int:
@@ -140,7 +139,7 @@ class Lane(Generic[RowsT]):
         return count, packed
 
     def _packed(self, reads: Sequence[Read[RowsT]]) -> list[list[Piece[RowsT]]] | int:
-        pieces = [Piece(rows, read.key, read.shard) for read in reads for rows in read.pieces]
+        pieces = [Piece(rows, read.origin) for read in reads for rows in read.pieces]
         # One document alone, but for those passed over, may have more pieces than a window has batches.
         alone = sum(1 for read in reads if read.pieces) <= 1
         batches = max(self._look_ahead, len(pieces)) if alone else self._look_ahead
@@ -148,7 +147,7 @@ class Lane(Generic[RowsT]):
 
     def _cut(self, piece: Piece[RowsT], room: int) -> tuple[Piece[RowsT], Piece[RowsT]] | None:
         found = self._reader.encoder.cut(piece.rows, room)
-        return found and (Piece(found[0], piece.key, piece.shard), Piece(found[1], piece.key, piece.shard))
+        return found and (Piece(found[0], piece.origin), Piece(found[1], piece.origin))
 
     def _from(self, start: Taken) -> Iterator[Read[RowsT]]:
         held, self._held = self._held, []

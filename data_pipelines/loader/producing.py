@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar  # Any: rows of whatever kind each stream's own encoder makes
 
 from data_pipelines.loader.dealing import Deal
@@ -87,11 +88,12 @@ class Producer(Generic[BatchT]):
         return self._lanes[number]
 
     def _opened(self, name: str, batch: LaneBatch[Any], skipped: list[Skipped]) -> list[Any]:
-        encoder, opened = self._streams[name].spec.encoder, []
+        encoder, reader, opened = self._streams[name].spec.encoder, self._readers[name], []
         for piece in batch.pieces:
+            origin = piece.origin
             try:
-                opened.append(encoder.open_pictures(piece.rows))
+                opened.append(encoder.open_pictures(piece.rows, partial(reader.pictures, origin)))
             except ValueError as error:
-                fault = Skipped("picture cannot be read", piece.key, piece.shard, str(error), whole=False)
-                skipped.append(fault)
+                reason = "picture cannot be read"
+                skipped.append(Skipped(reason, origin.key, origin.shard, str(error), whole=False))
         return opened

@@ -13,12 +13,12 @@ from typing import Generic, NamedTuple, TypeVar
 from data_pipelines.errors import DocumentError, ShardError
 from data_pipelines.loader.blend import Blend, Taken
 from data_pipelines.loader.documents import Documents
-from data_pipelines.loader.encoder import Encoder, Rows
+from data_pipelines.loader.encoder import PLACE, Encoder, Rows
 from data_pipelines.loader.order import Order
 from data_pipelines.shard import Sample
-from text.document import Document
+from text.document import Document, Image, Segment
 
-__all__ = ["Read", "Reader", "Skipped"]
+__all__ = ["Origin", "Read", "Reader", "Skipped", "closed"]
 
 RowsT = TypeVar("RowsT", bound=Rows)
 
@@ -38,19 +38,27 @@ class Skipped(NamedTuple):
     whole: bool = True
 
 
+class Origin(NamedTuple):
+    """Which document: its component's place in the mixture, its number there, its key, and the shard it stands in."""
+
+    component: int
+    number: int
+    key: str
+    shard: str
+
+
 @dataclass(frozen=True)
 class Read(Generic[RowsT]):
     """One document read, or passed over.
 
     Attributes:
         pieces: its rows, cut to the longest a batch takes; empty if it was passed over.
-        after: the position behind it.   key, shard: which it was.
+        after: the position behind it.   origin: which it was.
     """
 
     pieces: Sequence[RowsT]
     after: Taken
-    key: str
-    shard: str
+    origin: Origin
     skipped: Skipped | None = None
 
 
@@ -87,18 +95,37 @@ class Reader(Generic[RowsT]):
             pieces = self.encoder.split(rows, self.max_length)
         except ValueError as error:
             skipped = _skipped(error, sample, documents, number)
-            return Read((), self.blend.passed_over(taken, component), skipped.key, skipped.shard, skipped)
+            origin = Origin(component, number, skipped.key, skipped.shard)
+            return Read((), self.blend.passed_over(taken, component), origin, skipped)
         except Exception as error:  # no bad document but a fault of ours, or a shard that is gone
             error.add_note(f"while reading document {sample.key if sample else number} of {documents.shard_of(number)}")
             raise
         after = taken.plus(component, sum(piece.length for piece in pieces))
-        return Read(pieces, after, sample.key, sample.shard)
+        return Read(pieces, after, Origin(component, number, sample.key, sample.shard))
+
+    def pictures(self, origin: Origin) -> Sequence[Image]:
+        """The pictures of a document, read again. Raises: ValueError, OSError."""
+        return self.sets[origin.component][origin.number].document().images
 
     def _marked(self, sample: Sample, component: str, epoch: int) -> Document:
         document = sample.document()
         visit = f"{self.seed}/{epoch}/{component}/{sample.key}".encode()
         seed = int.from_bytes(hashlib.blake2b(visit, digest_size=8).digest(), "little")
-        return replace(document, meta={**document.meta, "__key__": sample.key, "__epoch__": epoch, "__seed__": seed})
+        meta = {**document.meta, "__key__": sample.key, "__epoch__": epoch, "__seed__": seed}
+        return replace(closed(document), meta=meta)
+
+
+def closed(document: Document) -> Document:
+    """The document with its pictures' places instead of their bytes, which would fill the memory of all lanes."""
+    segments: list[Segment] = []
+    place = 0
+    for segment in document.segments:
+        if isinstance(segment, Image):
+            segments.append(Image(b"", meta={**segment.meta, PLACE: place}))
+            place += 1
+        else:
+            segments.append(segment)
+    return replace(document, segments=tuple(segments))
 
 
 def _skipped(error: ValueError, sample: Sample | None, documents: Documents, number: int) -> Skipped:

@@ -47,7 +47,7 @@ class _Closed:
         self._encoder = DocumentEncoder(processor)
         self.encode, self.split, self.cut = self._encoder.encode, self._encoder.split, self._encoder.cut
 
-    def open_pictures(self, rows: Encoded) -> Encoded:
+    def open_pictures(self, rows: Encoded, pictures: object) -> Encoded:
         return rows
 
     def collate(self, batch: Sequence[Encoded]) -> int:

@@ -5,12 +5,13 @@ Pictures alone differ: training may decode them at a fraction of their size, wit
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 
+from data_pipelines.loader.encoder import PLACE
 from kosmos.packed import Packed
 from kosmos.pieces import cut, pieces
 from kosmos.processor import Encoded, Pixels, Processor
@@ -42,11 +43,15 @@ class DocumentEncoder:
         """A head that fills `room` rows, nearly, and the rest."""
         return cut(rows, room)
 
-    def open_pictures(self, rows: Encoded) -> Encoded:
+    def open_pictures(self, rows: Encoded, pictures: Callable[[], Sequence[Image]]) -> Encoded:
         """Decode and resize. Raises: ValueError for a picture that cannot be read."""
+        if not rows.images:
+            return rows
+        found = pictures()
+        opened = replace(rows, images=tuple(found[_place(image)] for image in rows.images))
         if self.decoding == "exact":
-            return self.processor.open_pictures(rows)
-        return replace(rows, images=tuple(self._pixels(image) for image in rows.images))
+            return self.processor.open_pictures(opened)
+        return replace(opened, images=tuple(self._pixels(image) for image in opened.images))
 
     def collate(self, batch: Sequence[Encoded]) -> Packed:
         """End to end, with pixels and the weights of losses."""
@@ -60,3 +65,9 @@ class DocumentEncoder:
         (opened,) = self.processor.open_pictures(Encoded(ids=(), loss_weights=(), images=(image,))).images
         assert isinstance(opened, np.ndarray)
         return opened
+
+
+def _place(image: Pixels | Image) -> int:
+    """Which of its document's pictures a closed one is."""
+    assert isinstance(image, Image)
+    return int(str(image.meta[PLACE]))

@@ -7,7 +7,7 @@ which evaluation and serving use too.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from zlib import crc32
 
@@ -76,7 +76,7 @@ class TinyEncoder:
         """A head that fills `room` rows and the rest, of words alone."""
         return cut(rows, room)
 
-    def open_pictures(self, rows: Encoded) -> Encoded:
+    def open_pictures(self, rows: Encoded, pictures: Callable[[], Sequence[Image]]) -> Encoded:
         """Look up what the eye saw."""
         return replace(rows, images=tuple(self._seen(image) for image in rows.images if isinstance(image, Image)))
 
@@ -130,7 +130,7 @@ class PhotographEncoder:
     def cut(self, rows: Photograph, room: int) -> None:
         """Never."""
 
-    def open_pictures(self, rows: Photograph) -> Photograph:
+    def open_pictures(self, rows: Photograph, pictures: Callable[[], Sequence[Image]]) -> Photograph:
         """Itself."""
         return rows
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from data_pipelines.loader.loader import Loader
 from data_pipelines.loader.state import merge_states
 from data_pipelines.loader.stream import Stream
-from data_pipelines.mixture import Component, Mixture
+from data_pipelines.mixture import Component, Mixture, mixture_of
 from data_pipelines.shard import ShardWriter
 from tests.data_pipelines.loader.words import Piece, WordEncoder, mixture, write_set
 from text.document import Document, Image, Text
@@ -263,3 +263,24 @@ def test_a_mixture_by_epoch_passes_over_the_small_set_as_often_as_asked(tmp_path
     stream = Stream(mixture=Mixture(components=tuple(passes), by="epoch"), encoder=WordEncoder(), rows=40)
     keys = Counter(piece.key.partition("/")[0] for b in islice(Loader({"s": stream}, lanes=1), 70) for piece in b["s"])
     assert keys["small"] / keys["large"] == pytest.approx(30 / 40, abs=0.05)
+
+
+def test_documents_read_ahead_hold_no_bytes_of_pictures(tmp_path: Path) -> None:
+    picture = PNG + bytes(1000)
+    with ShardWriter(tmp_path / "set.tar") as writer:
+        for number in range(40):
+            writer.write(f"d{number}", Document((Text("some words"), Image(picture), Image(picture + b"2"))))
+    seen: list[tuple[object, ...]] = []
+
+    class Watching(WordEncoder):
+        def encode(self, document: Document) -> Piece:
+            seen.append(tuple(image.source for image in document.images))
+            return super().encode(document)
+
+        def open_pictures(self, rows: Piece, pictures: Callable[[], Sequence[Image]]) -> Piece:
+            assert [image.source for image in pictures()] == [picture, picture + b"2"]
+            return rows
+
+    stream = Stream(mixture=mixture_of([str(tmp_path)]), encoder=Watching(), rows=20, look_ahead=2)
+    assert all(batches["s"] for batches in islice(Loader({"s": stream}, lanes=2), 5))
+    assert set(seen) == {(b"", b"")}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ class Piece:
     key: str
     words: tuple[str, ...]
     start: int = 0
-    broken: bool = False
+    pictured: bool = False
 
     @property
     def length(self) -> int:
@@ -34,12 +34,12 @@ class WordEncoder:
         words = " ".join(segment.text for segment in document.segments if isinstance(segment, Text)).split()
         if words[0] == "bad":
             raise ValueError("the word bad stands first")
-        broken = any(isinstance(image, Image) and b"broken" in bytes(image.source) for image in document.images)  # type: ignore[arg-type]
-        return Piece(str(document.meta["__key__"]), tuple(words), broken=broken)
+        pictured = bool(document.images)
+        return Piece(str(document.meta["__key__"]), tuple(words), pictured=pictured)
 
     def split(self, rows: Piece, length: int) -> Sequence[Piece]:
         starts = range(0, rows.length, length)
-        return [Piece(rows.key, rows.words[start : start + length], start, rows.broken) for start in starts]
+        return [Piece(rows.key, rows.words[start : start + length], start, rows.pictured) for start in starts]
 
     def cut(self, rows: Piece, room: int) -> tuple[Piece, Piece] | None:
         """Documents of the set `long` may be cut."""
@@ -48,8 +48,8 @@ class WordEncoder:
         head, rest = rows.words[:room], rows.words[room:]
         return replace(rows, words=head), replace(rows, words=rest, start=rows.start + room)
 
-    def open_pictures(self, rows: Piece) -> Piece:
-        if rows.broken:
+    def open_pictures(self, rows: Piece, pictures: Callable[[], Sequence[Image]]) -> Piece:
+        if rows.pictured and any(b"broken" in image.source for image in pictures()):  # type: ignore[operator]
             raise ValueError("picture is cut short")
         return rows
 

@@ -62,7 +62,7 @@ def test_views_are_drawn_and_a_mirrored_one_has_mirrored_words(processor: Proces
     encoder = TinyEncoder(processor, features)
     seen = set()
     for seed in range(12):
-        rows = encoder.open_pictures(encoder.encode(_visit(CAPTIONS[:1], seed=seed)))
+        rows = encoder.open_pictures(encoder.encode(_visit(CAPTIONS[:1], seed=seed)), tuple)
         (stored,) = rows.images
         assert isinstance(stored, np.ndarray)
         view = int(stored[0, 0]) // 10
@@ -87,7 +87,7 @@ def test_pages_get_the_features_of_their_own_pictures_in_order(processor: Proces
     encoder = TinyEncoder(processor, features)
     meta = {"__key__": "two", "__epoch__": 3, "__seed__": 9}
     page = Document((Image(PNG + b"2"), Text("dogs"), Image(PNG + b"3")), meta)
-    rows = encoder.open_pictures(encoder.encode(page))
+    rows = encoder.open_pictures(encoder.encode(page), tuple)
     packed = encoder.collate([rows])
     assert packed.features is not None
     expected = FEATURE_CEILING * (torch.tensor([1.0, 2.0]) / 255) ** 2
