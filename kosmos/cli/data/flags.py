@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from data_pipelines.report import Report
 
 __all__ = [
+    "EVERY_CORE",
     "TOKENIZER",
     "add_execution_arguments",
     "add_shards_argument",
@@ -23,10 +24,13 @@ __all__ = [
     "print_report",
     "repair_advised",
     "tell_shards",
+    "workers_of",
 ]
 
 TOKENIZER = Path(__file__).parents[2] / "tiny" / "tokenizer.model"
 """The built-in vocabulary."""
+EVERY_CORE = 0
+"""Of a Ray cluster."""
 
 
 def add_shards_argument(parser: argparse.ArgumentParser, *, name: str = "shards", several: bool = True) -> None:
@@ -43,7 +47,9 @@ def add_shards_argument(parser: argparse.ArgumentParser, *, name: str = "shards"
 def add_execution_arguments(parser: argparse.ArgumentParser, *, json: str = "the report as one JSON object") -> None:
     """How work is spread, and in which form the result is printed (`json` says what of it)."""
     group = parser.add_argument_group("execution")
-    group.add_argument("--workers", type=count, default=1, metavar="N", help="processes (1); with ray: tasks at once")
+    group.add_argument(
+        "--workers", type=count, metavar="N", help="processes (1); with ray: tasks at once (as many as it has cores)"
+    )
     group.add_argument("--engine", choices=("local", "ray"), default="local", help="processes here, or a Ray cluster")
     group.add_argument("--json", action="store_true", help=json)
 
@@ -59,7 +65,12 @@ def execution_of(arguments: argparse.Namespace) -> Execution:
     """What the flags say; progress goes to stderr."""
     from data_pipelines.execution import Execution
 
-    return Execution(workers=arguments.workers, engine=arguments.engine, told=_told)
+    return Execution(workers=workers_of(arguments), engine=arguments.engine, told=_told)
+
+
+def workers_of(arguments: argparse.Namespace) -> int:
+    """What was asked for, else one process here, or every core of a cluster."""
+    return arguments.workers or (EVERY_CORE if arguments.engine == "ray" else 1)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from kosmos.cli.data.flags import add_execution_arguments, add_shards_argument
+from kosmos.cli.data.flags import add_execution_arguments, add_shards_argument, workers_of
 
 if TYPE_CHECKING:
     from data_pipelines.info import Info
@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     found = info(
         expand(arguments.shards, allow_pipe=arguments.allow_pipe),
-        workers=arguments.workers,
+        workers=workers_of(arguments),
         engine=arguments.engine,
         allow_pipe=arguments.allow_pipe,
     )

@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from kosmos.cli.data.flags import add_execution_arguments, add_shards_argument, tell_shards
+from kosmos.cli.data.flags import add_execution_arguments, add_shards_argument, tell_shards, workers_of
 
 if TYPE_CHECKING:
     from data_pipelines.inspection import Finding
@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     linted = lint(
         expand(arguments.shards, allow_pipe=arguments.allow_pipe),
         decode=not arguments.no_decode,
-        workers=arguments.workers,
+        workers=workers_of(arguments),
         engine=arguments.engine,
         allow_pipe=arguments.allow_pipe,
         told=tell_shards,
