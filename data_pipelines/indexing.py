@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from data_pipelines.errors import ShardError
+from data_pipelines.execution import Engine
 from data_pipelines.index import read_index, sample_starts, write_index
 from data_pipelines.shard import Shard
 from data_pipelines.shard_pool import each_shard
@@ -34,7 +35,7 @@ class Indexed:
         return asdict(self)
 
 
-def index_shards(paths: Sequence[str], *, force: bool = False, workers: int = 1) -> Indexed:
+def index_shards(paths: Sequence[str], *, force: bool = False, workers: int = 1, engine: Engine = "local") -> Indexed:
     """Write an index beside each tar of this machine that has no fresh one.
 
     Raises: ValueError for a shard of elsewhere; OSError for one that is not there.
@@ -44,7 +45,7 @@ def index_shards(paths: Sequence[str], *, force: bool = False, workers: int = 1)
             f"{elsewhere[0]} is not a file of this machine, so no index can be put beside it; copy it here"
         )
     work = partial(_index_one, force=force)
-    found = list(each_shard(work, paths, workers=workers))
+    found = list(each_shard(work, paths, workers=workers, engine=engine))
     return Indexed(
         shards=len(paths),
         documents=sum(one.documents for one in found),

@@ -5,10 +5,8 @@ Statistics of shards add up to those of a set, in the order of shards, so they d
 
 from __future__ import annotations
 
-import multiprocessing
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -18,10 +16,12 @@ import numpy as np
 
 from data_pipelines.dedup.exact import DIGEST_BYTES, document_digest
 from data_pipelines.errors import DocumentError
+from data_pipelines.execution import Engine
 from data_pipelines.glance import Header, encoded, read_header
 from data_pipelines.histogram import Histogram
 from data_pipelines.rules.language import guess_language
 from data_pipelines.shard import read_documents
+from data_pipelines.shard_pool import each_shard
 from text.document import Document, Text
 from text.tokenizer import Tokenizer
 
@@ -126,6 +126,7 @@ def count_shards(
     counting: Counting,
     *,
     workers: int = 1,
+    engine: Engine = "local",
     allow_pipe: bool = False,
     told: Callable[[int, int], None] | None = None,
 ) -> Statistics:
@@ -137,7 +138,7 @@ def count_shards(
     """
     work = partial(count_shard, counting=counting, allow_pipe=allow_pipe)
     whole = Statistics()
-    for done, found in enumerate(_spread(work, paths, workers), start=1):
+    for done, found in enumerate(each_shard(work, paths, workers=workers, engine=engine), start=1):
         whole = whole + found
         if told is not None:
             told(done, len(paths))
@@ -165,14 +166,6 @@ def count_shard(path: str, *, counting: Counting, allow_pipe: bool = False) -> S
         categories=categories,
         digests=(b"".join(digests),),
     )
-
-
-def _spread(work: Callable[[str], Statistics], paths: Sequence[str], workers: int) -> Iterator[Statistics]:
-    if workers <= 1 or len(paths) <= 1:
-        yield from map(work, paths)
-        return
-    with ProcessPoolExecutor(min(workers, len(paths)), mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(work, paths)  # in the order of paths, whatever is ready first
 
 
 def _measures(document: Document, counting: Counting) -> Iterator[tuple[str, float]]:

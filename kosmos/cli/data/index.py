@@ -7,20 +7,19 @@ import json
 import sys
 from pathlib import Path
 
-from kosmos.cli.data.flags import add_shards_argument, count
+from kosmos.cli.data.flags import add_execution_arguments, workers_of
 
 __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Shards, and what else is written."""
-    add_shards_argument(parser)
+    parser.add_argument("shards", nargs="+", help="tars of this machine: paths, folders, patterns")
     parser.add_argument("--force", action="store_true", help="also where a fresh index is there")
     parser.add_argument(
         "--energon", action="store_true", help="also write .nv-meta/, which Megatron-Energon opens; give one folder"
     )
-    parser.add_argument("--workers", type=count, default=1, metavar="N", help="processes (1)")
-    parser.add_argument("--json", action="store_true", help="one JSON object")
+    add_execution_arguments(parser, json="one JSON object")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -36,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.energon and (len(arguments.shards) > 1 or not folder.is_dir()):
         raise argparse.ArgumentTypeError(f"--energon takes one folder of shards, not {' '.join(arguments.shards)}")
     paths = expand(arguments.shards)
-    found = index_shards(paths, force=arguments.force, workers=arguments.workers)
+    found = index_shards(paths, force=arguments.force, workers=workers_of(arguments), engine=arguments.engine)
     for line in found.torn:
         print(f"{line}; `kosmos data lint` says more", file=sys.stderr)
     record = found.to_record()

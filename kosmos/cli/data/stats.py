@@ -7,7 +7,14 @@ import json
 import sys
 from pathlib import Path
 
-from kosmos.cli.data.flags import add_shards_argument, add_tokenizer_argument, count, repair_advised, tell_shards
+from kosmos.cli.data.flags import (
+    add_execution_arguments,
+    add_shards_argument,
+    add_tokenizer_argument,
+    repair_advised,
+    tell_shards,
+    workers_of,
+)
 
 __all__ = ["add_arguments", "run"]
 
@@ -20,8 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--languages", action=argparse.BooleanOptionalAction, default=True, help="guess the language of every document"
     )
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw every count as an SVG file here")
-    parser.add_argument("--workers", type=count, default=1, metavar="N", help="processes (1)")
-    parser.add_argument("--json", action="store_true", help="one JSON object")
+    add_execution_arguments(parser, json="one JSON object")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -37,7 +43,8 @@ def run(arguments: argparse.Namespace) -> int:
         found = count_shards(
             expand(arguments.shards, allow_pipe=arguments.allow_pipe),
             Counting(tokenizer=arguments.tokenizer, languages=arguments.languages),
-            workers=arguments.workers,
+            workers=workers_of(arguments),
+            engine=arguments.engine,
             allow_pipe=arguments.allow_pipe,
             told=tell_shards,
         )

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from data_pipelines.loader.blend import Blend
 
-WEIGHTS = st.lists(st.floats(0.05, 10.0), min_size=1, max_size=5)
+WEIGHTS = st.lists(st.floats(0.05, 10.0, allow_subnormal=False), min_size=1, max_size=5)
 
 
 @given(weights=WEIGHTS, lane=st.integers(0, 63), steps=st.integers(50, 300))

@@ -49,10 +49,15 @@ def test_a_torn_shard_is_one_sentence(shard: Path, capsys: pytest.CaptureFixture
     assert not (shard.parent / "page.html").exists()
 
 
+def _heeding_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.slow
 def test_the_server_answers_at_the_address_it_prints_and_ends_when_interrupted(shard: Path) -> None:
     command = [sys.executable, "-m", "kosmos.cli.main", "data", "preview", str(shard), "--serve", "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    # A shell starts what runs in the background deaf to Ctrl-C, and its children inherit that.
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=_heeding_interrupts) as process:
         assert process.stdout is not None
         said = process.stdout.readline()
         (address,) = re.findall(r"http://127\.0\.0\.1:\d+/", said)
