@@ -174,8 +174,9 @@ def _processes(
                     yield future.result()
         except BrokenProcessPool:
             raise OSError("a worker process was killed (out of memory?); run the same command again to go on") from None
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # what runs still is not waited for
+            raise
 
 
 def _begin_worker() -> None:
