@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from kosmos.config import KosmosConfig
-    from kosmos.training.activations import Load
-    from kosmos.training.plan import Plan
+    from kosmos.training.planning.activations import Load
+    from kosmos.training.planning.plan import Plan
 
 __all__ = ["add_arguments", "run"]
 
@@ -47,11 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Work it out and print; 1 where the sharding that was asked for, or every one, does not fit."""
-    from kosmos.training.activations import FORMATS
-    from kosmos.training.gpus import GPUS
-    from kosmos.training.inventory import take_inventory
-    from kosmos.training.memory import Layout
-    from kosmos.training.plan import EXPECTED_MFU, PAPER_TOKENS, check_fits, make_plan
+    from kosmos.training.planning.activations import FORMATS
+    from kosmos.training.planning.gpus import GPUS
+    from kosmos.training.planning.inventory import take_inventory
+    from kosmos.training.planning.memory import Layout
+    from kosmos.training.planning.plan import EXPECTED_MFU, PAPER_TOKENS, check_fits, make_plan
 
     config = _config(arguments)
     inventory = take_inventory(config, arguments.eye)
@@ -95,7 +95,7 @@ def _config(arguments: argparse.Namespace) -> KosmosConfig:
 
 
 def _load(arguments: argparse.Namespace, config: KosmosConfig) -> Load:
-    from kosmos.training.plan import default_load
+    from kosmos.training.planning.plan import default_load
 
     if arguments.sequence_length:
         config = replace(config, decoder=replace(config.decoder, max_length=arguments.sequence_length))
@@ -104,7 +104,7 @@ def _load(arguments: argparse.Namespace, config: KosmosConfig) -> Load:
 
 
 def _record(plan: Plan, arguments: argparse.Namespace) -> dict[str, object]:
-    from kosmos.training.inventory import PARTS
+    from kosmos.training.planning.inventory import PARTS
 
     count = plan.inventory.count
     parts = {part: {"trained": count(part, trained=True), "frozen": count(part, trained=False)} for part in PARTS}
@@ -163,7 +163,7 @@ def _days(plan: Plan, arguments: argparse.Namespace) -> str:
 
 
 def _parameters(plan: Plan) -> list[str]:
-    from kosmos.training.inventory import PARTS
+    from kosmos.training.planning.inventory import PARTS
 
     count = plan.inventory.count
     lines = [f"{'parameters':<12}{'trained':>16}{'frozen':>16}"]

@@ -42,8 +42,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     from kosmos.cli.progress import TrainingProgress
     from kosmos.evaluation.metrics.caption_cider import CaptionCiderD
-    from kosmos.training.recipe import RECIPES as BY_NAME
-    from kosmos.training.tiny import Paths, train_tiny
+    from kosmos.training.builtin.recipe import TINY
+    from kosmos.training.builtin.run import Paths, train_tiny
 
     if not (arguments.data / "flickr8k").is_dir():
         raise ValueError(f"{arguments.data} has no folder flickr8k; give the folder of the data by --data")
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     paths = Paths(data=arguments.data, cache=arguments.cache / "tiny", run=arguments.run, output=output)
     shown = TrainingProgress()
     train_tiny(
-        BY_NAME[arguments.recipe],
+        TINY,
         paths,
         metric=CaptionCiderD,
         reward=partial(CaptionCiderD, ends=True),

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kosmos.training.batches import NoBatches
+from kosmos.training.builtin.vocabulary import train_vocabulary
 from kosmos.training.loop import Learner, RunFolder, Stage, train
 from kosmos.training.objective import Sum
 from kosmos.training.recipe import OptimiserRecipe
-from kosmos.training.vocabulary import train_vocabulary
 from kosmos.transformer.stack import Decoder
 
 __all__ = [

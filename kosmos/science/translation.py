@@ -25,9 +25,9 @@ from kosmos.science.language import LanguageRecipe, train_model
 from kosmos.science.report import Cell, Curve, Estimate, Report, estimate
 from kosmos.science.runs import Figures, Finished, do_runs, logged, read_runs
 from kosmos.science.stability import ASSEMBLIES
+from kosmos.training.builtin.vocabulary import train_vocabulary
 from kosmos.training.loop import RunFolder
 from kosmos.training.objective import Sum
-from kosmos.training.vocabulary import train_vocabulary
 from kosmos.transformer.config import DecoderConfig, EncoderConfig, EncoderDecoderConfig, Norms
 from kosmos.transformer.encoder_decoder import EncoderDecoder
 

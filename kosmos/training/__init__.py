@@ -1,1 +1,1 @@
-"""Training: the loop, what it needs of a model, the mixture, and the recipe of the built-in model."""
+"""Training: recipes, the loop and what it trains; `planning` reckons a run, `builtin` is that of `tiny`."""

@@ -9,9 +9,9 @@ import pytest
 
 from kosmos.cli import plan
 from kosmos.cli.main import main
-from kosmos.training.gpus import GPUS
-from kosmos.training.memory import SHARDINGS
-from kosmos.training.plan import CHECKPOINTINGS
+from kosmos.training.planning.gpus import GPUS
+from kosmos.training.planning.memory import SHARDINGS
+from kosmos.training.planning.plan import CHECKPOINTINGS
 
 
 def test_names_of_the_flags_are_those_of_the_tables() -> None:

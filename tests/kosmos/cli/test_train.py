@@ -19,14 +19,14 @@ from kosmos.config import KosmosConfig
 from kosmos.evaluation.metrics.caption_cider import CaptionCiderD
 from kosmos.presets import preset
 from kosmos.pretrained import load
-from kosmos.training import tiny
-from kosmos.training.recipe import TINY, MixtureRecipe, Recipe
+from kosmos.training.builtin import run as tiny
+from kosmos.training.builtin.recipe import TINY, MixtureRecipe, TinyRecipe
 
 WORDS = ("dog", "cat", "bird", "boat", "girl")
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220)}
 
 
-def _small() -> tuple[KosmosConfig, Recipe]:
+def _small() -> tuple[KosmosConfig, TinyRecipe]:
     config = preset("tiny")
     decoder = replace(config.decoder, vocab_size=307, num_layers=1, width=32, num_heads=2, ffn_width=64)
     config = replace(config, decoder=decoder, tokenizer=replace(config.tokenizer, num_words=300))

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from kosmos.training.builtin.recipe import TINY
 from kosmos.training.cross_entropy import cross_entropy, rows_at_once
-from kosmos.training.recipe import TINY
 
 
 class Problem(NamedTuple):

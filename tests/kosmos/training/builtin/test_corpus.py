@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kosmos.evaluation.held_out import held_out_photographs
-from kosmos.training.corpus import Corpus
+from kosmos.training.builtin.corpus import Corpus
 
 
 def test_no_validation_picture_or_caption_is_among_the_training_texts(kosmos_data: Path, tmp_path: Path) -> None:

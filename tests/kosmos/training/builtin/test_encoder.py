@@ -11,9 +11,9 @@ import torch
 
 from data_pipelines.shard import ShardWriter
 from kosmos.processor import Processor
-from kosmos.training.features import FEATURE_CEILING
-from kosmos.training.stored_features import StoredFeatures
-from kosmos.training.tiny_encoder import PhotographEncoder, TinyEncoder, mirrored_words
+from kosmos.training.builtin.encoder import PhotographEncoder, TinyEncoder, mirrored_words
+from kosmos.training.builtin.features import FEATURE_CEILING
+from kosmos.training.builtin.stored_features import StoredFeatures
 from tests.models import small_kosmos
 from text.document import Document, Image, Text
 from text.tokenizer import Tokenizer

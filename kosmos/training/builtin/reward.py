@@ -14,9 +14,9 @@ from torch import Tensor
 
 from kosmos.model import KosmosModel
 from kosmos.packed import Packed
+from kosmos.training.builtin.recipe import RewardRecipe
+from kosmos.training.builtin.rollout import Layout, caption_rollout
 from kosmos.training.objective import Sum
-from kosmos.training.recipe import RewardRecipe
-from kosmos.training.rollout import Layout, caption_rollout
 
 __all__ = ["Judge", "RewardObjective"]
 

@@ -56,7 +56,7 @@ def export(config: KosmosConfig, state: Path, eye: torch.nn.Module, tokenizer_mo
 
 
 def _card(config: KosmosConfig, parameters: int) -> str:
-    text = files("kosmos.training").joinpath("card.md").read_text("utf-8")
+    text = files("kosmos.training.builtin").joinpath("card.md").read_text("utf-8")
     return text.format(
         parameters=f"{parameters / 1e6:.1f} million",
         latents=config.resampler.num_latents,
@@ -68,5 +68,5 @@ def _card(config: KosmosConfig, parameters: int) -> str:
 
 def _terms() -> dict[str, bytes]:
     notice = NOTICE.format(package=EYE_PACKAGE, version=version(EYE_PACKAGE))
-    licence = files("kosmos.training").joinpath("apache-2.0.txt").read_bytes()
+    licence = files("kosmos.training.builtin").joinpath("apache-2.0.txt").read_bytes()
     return {"NOTICE.txt": notice.encode(), "LICENSE-Apache-2.0.txt": licence}

@@ -23,20 +23,21 @@ from kosmos.model import KosmosModel
 from kosmos.packed import Packed
 from kosmos.presets import preset
 from kosmos.processor import Processor
-from kosmos.training.corpus import Corpus
+from kosmos.training.builtin.corpus import Corpus
+from kosmos.training.builtin.encoder import Photograph, PhotographEncoder, TinyEncoder
+from kosmos.training.builtin.export import export
+from kosmos.training.builtin.features import Eye, restored
+from kosmos.training.builtin.recipe import MixtureRecipe, TinyRecipe
+from kosmos.training.builtin.reward import RewardObjective
+from kosmos.training.builtin.rollout import Layout
+from kosmos.training.builtin.stored_features import StoredFeatures
+from kosmos.training.builtin.validation import CaptionValidation, MetricOf
+from kosmos.training.builtin.vocabulary import train_vocabulary
 from kosmos.training.distributed import run_ranks
-from kosmos.training.export import export
-from kosmos.training.features import Eye, restored
 from kosmos.training.loop import Learner, RunFolder, Stage, train
 from kosmos.training.objective import KosmosObjective, Sum
 from kosmos.training.precision import Precision, autocast, chosen_precision
-from kosmos.training.recipe import MixtureRecipe, OptimiserRecipe, Recipe
-from kosmos.training.reward import RewardObjective
-from kosmos.training.rollout import Layout
-from kosmos.training.stored_features import StoredFeatures
-from kosmos.training.tiny_encoder import Photograph, PhotographEncoder, TinyEncoder
-from kosmos.training.validation import CaptionValidation, MetricOf
-from kosmos.training.vocabulary import train_vocabulary
+from kosmos.training.recipe import OptimiserRecipe
 from text.tokenizer import Tokenizer
 from vision.efficientnet import folded_weights, registry_weights
 
@@ -82,7 +83,7 @@ def load_eye() -> Eye:
     return eye.eval()
 
 
-def prepare(recipe: Recipe, paths: Paths, *, told: Callable[[str], None]) -> None:
+def prepare(recipe: TinyRecipe, paths: Paths, *, told: Callable[[str], None]) -> None:
     """Make what a run needs once: shards, features of every view, the words. Finished pieces are not done again."""
     paths.run.mkdir(parents=True, exist_ok=True)
     paths.corpus.make(paths.data, told)
@@ -136,7 +137,7 @@ def streams(recipe: MixtureRecipe, paths: Paths, processor: Processor, ranks: in
 class _Run:
     """What both stages of one rank are made of."""
 
-    recipe: Recipe
+    recipe: TinyRecipe
     paths: Paths
     precision: str
     model: KosmosModel
@@ -160,7 +161,7 @@ class _Run:
 
 
 def _work(
-    recipe: Recipe,
+    recipe: TinyRecipe,
     paths: Paths,
     precision: str,
     metric: MetricOf,
@@ -190,7 +191,7 @@ def _work(
 
 
 def _validation(
-    recipe: Recipe, paths: Paths, model: KosmosModel, processor: Processor, metric: MetricOf
+    recipe: TinyRecipe, paths: Paths, model: KosmosModel, processor: Processor, metric: MetricOf
 ) -> CaptionValidation:
     corpus, features = paths.corpus, paths.features("photographs-val")
     keys = [sample.key for sample in corpus.samples("photographs-val")][: recipe.validation_pictures]
@@ -250,7 +251,7 @@ def _reward_stage(run: _Run, reward: MetricOf) -> Stage:
     )
 
 
-def _reward_optimiser(recipe: Recipe) -> OptimiserRecipe:
+def _reward_optimiser(recipe: TinyRecipe) -> OptimiserRecipe:
     return replace(
         recipe.optimiser,
         steps=recipe.reward.steps,
@@ -261,7 +262,7 @@ def _reward_optimiser(recipe: Recipe) -> OptimiserRecipe:
 
 
 def train_tiny(
-    recipe: Recipe,
+    recipe: TinyRecipe,
     paths: Paths,
     *,
     metric: MetricOf,
@@ -286,7 +287,7 @@ def train_tiny(
     export(preset(recipe.name), paths.run / "state.pt", load_eye(), paths.tokenizer.read_bytes(), paths.output)
 
 
-def _keep_config(recipe: Recipe, paths: Paths, ranks: int, precision: Precision) -> str:
+def _keep_config(recipe: TinyRecipe, paths: Paths, ranks: int, precision: Precision) -> str:
     """Write what this run is, or hold it against what the run folder says: a resumed run must be the same run.
 
     Returns: the number format in use; a resumed run keeps the one it began with.

@@ -10,7 +10,15 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from kosmos.training.features import IMAGE_SIZE, Bytes, Eye, cached_features, features_of, picture_view, restored
+from kosmos.training.builtin.features import (
+    IMAGE_SIZE,
+    Bytes,
+    Eye,
+    cached_features,
+    features_of,
+    picture_view,
+    restored,
+)
 
 
 @pytest.fixture(scope="module")

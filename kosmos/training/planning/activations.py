@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kosmos.config import KosmosConfig
-from kosmos.training.inventory import Inventory
+from kosmos.training.planning.inventory import Inventory
 from kosmos.transformer.config import DecoderConfig
 
 __all__ = ["FORMATS", "Activations", "Checkpointing", "Load", "NumberFormat", "sequence_activations"]

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from kosmos.config import KosmosConfig
-from kosmos.training.activations import Checkpointing, Load, NumberFormat, sequence_activations
 from kosmos.training.cross_entropy import rows_at_once
-from kosmos.training.inventory import Inventory, ParameterSize
+from kosmos.training.planning.activations import Checkpointing, Load, NumberFormat, sequence_activations
+from kosmos.training.planning.inventory import Inventory, ParameterSize
 
 __all__ = [
     "NODE",

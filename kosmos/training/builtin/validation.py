@@ -11,10 +11,10 @@ import torch
 
 from kosmos.model import KosmosModel
 from kosmos.processor import Processor
+from kosmos.training.builtin.features import Bytes, restored
+from kosmos.training.builtin.rollout import Layout, caption_rollout
 from kosmos.training.distributed import add_over_ranks
-from kosmos.training.features import Bytes, restored
 from kosmos.training.objective import KosmosObjective
-from kosmos.training.rollout import Layout, caption_rollout
 from text.document import Document, Image, Text
 
 __all__ = ["CaptionMetric", "CaptionValidation", "MetricOf"]

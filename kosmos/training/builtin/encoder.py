@@ -16,9 +16,9 @@ import numpy as np
 from kosmos.packed import Packed
 from kosmos.pieces import cut, pieces
 from kosmos.processor import Encoded, Processor
-from kosmos.training.corpus import captions_of
-from kosmos.training.features import Bytes, restored
-from kosmos.training.stored_features import StoredFeatures
+from kosmos.training.builtin.corpus import captions_of
+from kosmos.training.builtin.features import Bytes, restored
+from kosmos.training.builtin.stored_features import StoredFeatures
 from text.document import Document, Image, Text
 
 __all__ = ["PROMPTS", "Photograph", "PhotographEncoder", "TinyEncoder", "mirrored_words"]

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from kosmos.config import KosmosConfig
-from kosmos.training.activations import Checkpointing, Load
-from kosmos.training.flops import Flops, sequence_flops
-from kosmos.training.gpus import GPUS, Gpu
-from kosmos.training.inventory import Inventory
-from kosmos.training.memory import SHARDINGS, Layout, Memory, device_memory, fault, most_sequences
+from kosmos.training.planning.activations import Checkpointing, Load
+from kosmos.training.planning.flops import Flops, sequence_flops
+from kosmos.training.planning.gpus import GPUS, Gpu
+from kosmos.training.planning.inventory import Inventory
+from kosmos.training.planning.memory import SHARDINGS, Layout, Memory, device_memory, fault, most_sequences
 
 __all__ = [
     "CHECKPOINTINGS", "EXPECTED_MFU", "PAPER_TOKENS", "Option", "Plan", "check_fits", "default_load", "make_plan",

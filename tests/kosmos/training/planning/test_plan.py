@@ -17,14 +17,14 @@ from kosmos.config import KosmosConfig, TokenizerConfig
 from kosmos.model import KosmosModel
 from kosmos.packed import Packed
 from kosmos.presets import preset
-from kosmos.training.activations import FORMATS, Load, NumberFormat, sequence_activations
 from kosmos.training.cross_entropy import rows_at_once
-from kosmos.training.flops import sequence_flops
-from kosmos.training.gpus import GPUS
-from kosmos.training.inventory import Eye, Inventory, take_inventory
-from kosmos.training.memory import SHARDINGS, Layout, device_memory, fault, most_sequences
 from kosmos.training.objective import KosmosObjective, overall
-from kosmos.training.plan import CHECKPOINTINGS, check_fits, default_load, make_plan
+from kosmos.training.planning.activations import FORMATS, Load, NumberFormat, sequence_activations
+from kosmos.training.planning.flops import sequence_flops
+from kosmos.training.planning.gpus import GPUS
+from kosmos.training.planning.inventory import Eye, Inventory, take_inventory
+from kosmos.training.planning.memory import SHARDINGS, Layout, device_memory, fault, most_sequences
+from kosmos.training.planning.plan import CHECKPOINTINGS, check_fits, default_load, make_plan
 from kosmos.transformer import experts
 from kosmos.transformer.config import DecoderConfig, ExpertsConfig, Norms, PositionScheme
 from kosmos.transformer.expert_products import Stack, by_groups

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from data_pipelines.shard import open_shard
-from kosmos.training.features import Bytes, Eye, cached_features
+from kosmos.training.builtin.features import Bytes, Eye, cached_features
 
 __all__ = ["StoredFeatures"]
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kosmos.training.activations import Load
-from kosmos.training.inventory import Inventory
+from kosmos.training.planning.activations import Load
+from kosmos.training.planning.inventory import Inventory
 
 __all__ = ["Flops", "sequence_flops"]
 

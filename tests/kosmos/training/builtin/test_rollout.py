@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from kosmos.training.recipe import RewardRecipe
-from kosmos.training.reward import RewardObjective
-from kosmos.training.rollout import Layout, caption_rollout
+from kosmos.training.builtin.recipe import RewardRecipe
+from kosmos.training.builtin.reward import RewardObjective
+from kosmos.training.builtin.rollout import Layout, caption_rollout
 from tests.models import picture, small_kosmos
 from text.document import Document, Image
 from text.tokenizer import Tokenizer
