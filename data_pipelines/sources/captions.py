@@ -7,7 +7,8 @@ Source of the questions' wording: Kosmos-1 paper, section 4.2 and appendix ("Que
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ from data_pipelines.sources.samples import open_samples
 from data_pipelines.sources.source import Converted, Entry, Opened, Options
 from data_pipelines.sources.written import written
 
-__all__ = ["Captioned", "caption_entries"]
+__all__ = ["Captioned", "caption_entries", "question_entries"]
 
 CAPTIONS, QUESTIONS = "captions", "qas"
 
@@ -45,9 +46,9 @@ class Captioned:
                     f"no field {CAPTIONS!r} or {QUESTIONS!r} among {sorted(first.record)[:12]} of the first record; "
                     "say which it is by --captions FIELD or --questions FIELD"
                 )
-            return Converted(open_samples(first), partial(_question_entries, name=QUESTIONS, options=options))
+            return Converted(open_samples(first), partial(_sample_questions, name=QUESTIONS, options=options))
         if options.questions:
-            return Converted(open_samples(first), partial(_question_entries, name=options.questions, options=options))
+            return Converted(open_samples(first), partial(_sample_questions, name=options.questions, options=options))
         return Converted(open_samples(first), partial(_sample_captions, options=options))
 
 
@@ -90,27 +91,48 @@ def _sample_captions(row: Row, options: Options) -> Iterator[Entry]:
     yield from caption_entries(row, captions, options, picture=_picture(row))
 
 
-def _question_entries(row: Row, name: str, options: Options) -> Iterator[Entry]:
-    asked = [_asked(row.key, one, options) for one in list_of(row.key, row.record, name)]
+def question_entries(
+    row: Row, questions: Sequence[object], options: Options, *, picture: bytes | str, pictures: Pictures | None = None
+) -> Iterator[Entry]:
+    """The documents of one picture: what is asked is read, answers are learnt.
+
+    Args:
+        questions: objects with `question` and `answer` or `answers`.   picture: its bytes, or its name in `pictures`.
+    Raises: DocumentError.
+    """
+    asked = [_asked(row.key, one, options) for one in questions]
     if not asked:
         raise DocumentError(row.key, "no words", "no question has any")
     groups = [[one] for one in asked] if options.each == "caption" else [asked]
     for number, group in enumerate(groups):
-        draft = Draft(clean_key(f"{row.key}-{number}") if options.each == "caption" else row.key)
-        draft.picture(_picture(row))
+        draft = Draft(clean_key(f"{row.key}-{number}") if options.each == "caption" else row.key, pictures)
+        draft.picture(picture)
         for one in group:
             draft.words(f"Question: {one.question} Answer:", loss=False)
             draft.words(one.answer)
         yield draft.entry(kept(row.record))
 
 
+def _sample_questions(row: Row, name: str, options: Options) -> Iterator[Entry]:
+    yield from question_entries(row, list_of(row.key, row.record, name), options, picture=_picture(row))
+
+
 def _asked(key: str, record: object, options: Options) -> _Asked:
     if not isinstance(record, Mapping):
         raise DocumentError(key, "malformed record", "a question is an object with `question` and `answers`")
     question = strings_of(key, record, "question")[0]
+    return _Asked(question if options.verbatim else written(question), _answer(key, record))
+
+
+def _answer(key: str, record: Mapping[str, object]) -> str:
+    """All answers belong to it, as in DAQUAR; where some are equal, people were asked (VQAv2), and most say so."""
+    if isinstance(agreed := record.get("multiple_choice_answer"), str):
+        return agreed
+    given = record.get("answers")
+    if isinstance(given, list) and given and all(isinstance(one, Mapping) for one in given):
+        record = {"answers": [one.get("answer") for one in given]}
     answers = strings_of(key, record, "answers" if "answers" in record else "answer")
-    # Several answers are a set whose members all belong to the answer, as in DAQUAR.
-    return _Asked(question if options.verbatim else written(question), ", ".join(answers))
+    return ", ".join(answers) if len(set(answers)) == len(answers) else Counter(answers).most_common(1)[0][0]
 
 
 def _picture(row: Row) -> bytes:

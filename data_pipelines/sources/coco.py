@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from data_pipelines.sources.boxes import has_boxes
 from data_pipelines.sources.captions import caption_entries
 from data_pipelines.sources.glimpse import Glimpse
 from data_pipelines.sources.pictures import Pictures
@@ -31,7 +32,8 @@ class Coco:
         known = first.record
         images = known.get("images")
         karpathy = isinstance(images, list) and bool(images) and "sentences" in _object(images[0])
-        return not first.parts and isinstance(images, list) and ("annotations" in known or karpathy)
+        captions = "annotations" in known and not has_boxes(known)
+        return not first.parts and isinstance(images, list) and (captions or karpathy)
 
     def open(self, first: Glimpse, options: Options) -> Opened:
         """See Source."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from data_pipelines.errors import DocumentError
 from data_pipelines.sources.draft import Draft
+from data_pipelines.sources.entities import is_marked
 from data_pipelines.sources.flickr import Flickr
 from data_pipelines.sources.glimpse import Glimpse
 from data_pipelines.sources.keys import unique_keys
@@ -30,7 +31,7 @@ class TextFiles:
 
     def matches(self, first: Glimpse) -> bool:
         """See Source."""
-        return first.only("txt") and not Flickr().matches(first)
+        return first.only("txt") and not Flickr().matches(first) and not is_marked(first.line)
 
     def open(self, first: Glimpse, options: Options) -> Opened:
         """See Source."""

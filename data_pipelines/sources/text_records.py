@@ -7,6 +7,7 @@ from functools import partial
 
 from data_pipelines.sources.draft import Draft
 from data_pipelines.sources.glimpse import Glimpse
+from data_pipelines.sources.picture_records import PICTURE_FIELDS
 from data_pipelines.sources.record_files import open_records
 from data_pipelines.sources.records import kept, string_of
 from data_pipelines.sources.rows import Row
@@ -14,7 +15,8 @@ from data_pipelines.sources.source import Converted, Entry, Opened, Options
 
 __all__ = ["TextRecords"]
 
-OTHERS = ("segments", "seq", "image", "images", "conversations", "messages")  # fields of formats that say more
+# Fields of formats that say more.
+OTHERS = ("segments", "seq", *PICTURE_FIELDS, "images", "conversations", "messages", "instruction")
 
 
 class TextRecords:

@@ -33,6 +33,10 @@ SOUND: list[tuple[str, dict[str, object]]] = [
     ("llava", {"messages": MESSAGES}),
     ("documents", {"segments": SEGMENTS, "meta": {"source": "x"}}),
     ("grounded", {"image": "a.jpg", "caption": "A dog", "noun_chunks": [], "ref_exps": [[0, 1, 0, 0, 1, 1, 1]]}),
+    ("picture-records", {"image": "a.jpg", "question": "What?", "answers": [{"answer": "A dog"}, {"answer": "A cat"}]}),
+    ("picture-records", {"image": {"path": "a.jpg"}, "captions": ["A dog", "A cat"]}),
+    ("instructions", {"instruction": "Add.", "input": "1, 2", "output": "3", "image": "a.jpg"}),
+    ("instructions", {"instruction": "Add.", "instances": [{"input": "1, 2", "constraints": "", "output": "3"}]}),
     ("parallel-records", {"en": "One", "de": "Eins", "id": "x"}),
     ("text-records", {"text": "One", "id": "x"}),
 ]

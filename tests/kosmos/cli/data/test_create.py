@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from data_pipelines.sources.formats import SOURCES
+from kosmos.cli.data.create import FORMATS
 from kosmos.cli.main import main
 from tests.data_pipelines.sources.piles import photo, put, put_lines, put_tar
 
@@ -26,6 +28,10 @@ def test_the_format_is_said_on_stderr_and_the_report_is_json(
     assert err.startswith("reading as text-records (found out; overrule by --format)\n")
     assert json.loads(out)["dropped"] == {"no words": 1}
     assert (tmp_path / "out" / "documents-000000.tar.idx").is_file()
+
+
+def test_the_formats_offered_are_those_there_are() -> None:
+    assert sorted(FORMATS) == sorted(SOURCES)
 
 
 def test_a_wrong_guess_is_overruled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
