@@ -18,6 +18,7 @@ SOURCES: Mapping[str, str] = {
     "boxes": "data_pipelines.sources.boxes:Boxes",
     "entities": "data_pipelines.sources.entities:Entities",
     "picture-records": "data_pipelines.sources.picture_records:PictureRecords",
+    "vqa": "data_pipelines.sources.vqa:Vqa",
     "instructions": "data_pipelines.sources.instructions:Instructions",
     "mmc4": "data_pipelines.sources.mmc4:Mmc4",
     "obelics": "data_pipelines.sources.obelics:Obelics",

@@ -11,9 +11,9 @@ from kosmos.cli.data.flags import add_execution_arguments, count, execution_of, 
 __all__ = ["FORMATS", "add_arguments", "run"]
 
 FORMATS = (
-    *("captioned", "webdataset", "grounded", "boxes", "entities", "picture-records", "instructions", "mmc4", "obelics"),
-    *("llava", "documents", "coco", "flickr", "pages"),
-    *("parallel-records", "parallel-lines", "tmx", "text-records", "text"),
+    *("captioned", "webdataset", "grounded", "boxes", "entities", "picture-records", "vqa", "instructions", "mmc4"),
+    *("obelics", "llava", "documents", "coco", "flickr", "pages", "parallel-records", "parallel-lines", "tmx"),
+    *("text-records", "text"),
 )
 """As the table of `data_pipelines.sources.formats`, which a parser should not have to import."""
 
