@@ -1,14 +1,16 @@
-"""Ranks that train one model together on one machine: sums are added over processes once a step (gloo, loopback).
+"""Processes that train one model together: started by torchrun, or here, as many as there are cores.
 
-One process a core with one thread each beats one process with many threads here: they meet once a step, not at every
-matrix product, so a busy core delays a step and does not stall it.
+On a CPU one process a core with one thread each beats one process with many threads: they meet once a step, not at
+every matrix product, so a busy core delays a step and does not stall it.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,9 +19,57 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
-__all__ = ["add_over_ranks", "gathered", "run_ranks"]
+__all__ = ["Launch", "add_over_ranks", "gathered", "joined", "launch", "run_ranks"]
 
 ItemT = TypeVar("ItemT")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """Which of how many processes this one is, on all machines and on this one."""
+
+    rank: int = 0
+    ranks: int = 1
+    local_rank: int = 0
+    local_ranks: int = 1
+
+    @property
+    def device(self) -> torch.device:
+        """A GPU for each process of a machine, or the CPU where there is none."""
+        return torch.device("cuda", self.local_rank) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def launch(environment: Mapping[str, str] = os.environ) -> Launch:
+    """What torchrun says, or one process alone.
+
+    Raises: ValueError if it says only half of it.
+    """
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    given = [name for name in names if name in environment]
+    if not given:
+        return Launch()
+    if len(given) < len(names):
+        missing = ", ".join(name for name in names if name not in environment)
+        raise ValueError(f"{given[0]} is set, but not {missing}; start several processes with torchrun, or unset it")
+    rank, ranks, local_rank, local_ranks = (int(environment[name]) for name in names)
+    return Launch(rank=rank, ranks=ranks, local_rank=local_rank, local_ranks=local_ranks)
+
+
+@contextmanager
+def joined(here: Launch, device: torch.device) -> Iterator[None]:
+    """Processes of a launch can talk to each other inside: by gloo, on GPUs by NCCL, there with gloo for the host."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if here.ranks == 1:
+        yield
+        return
+    if here.ranks == here.local_ranks:  # one machine; its own name may lead nowhere
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
 
 
 def add_over_ranks(tensors: Iterable[Tensor]) -> None:

@@ -115,7 +115,7 @@ def sequence_activations(
         kept=blocks + ends + heads + pictures,
         recomputed=left,
         asked_rows=asked,
-        logits_row=decoder.vocab_size * logit / tensor_parallel,
+        logits_row=decoder.vocab_size * logit,
     )
 
 

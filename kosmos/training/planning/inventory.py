@@ -1,14 +1,12 @@
 """The parameters of a Kosmos before it exists: how many, in which part, trained or not, used by every row or by some.
 
 Shapes come from the model itself, built on the meta device, so nothing is allocated and nothing is counted by a second
-set of formulas. Source of what trains: Kosmos-1 (arXiv 2302.14045, section 3.2): all but CLIP, of CLIP its last layer.
+set of formulas. What trains is what a run would train (`learning.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import nn
@@ -17,12 +15,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from kosmos.checkpoint import empty_model
 from kosmos.config import KosmosConfig
 from kosmos.model import KosmosModel
+from kosmos.training.learning import choose_parameters, usual_eye
+from kosmos.training.recipe import EyeName
 from kosmos.transformer.experts import Experts
 from kosmos.transformer.feedforward import Multiway
 
-__all__ = ["PARTS", "Eye", "EyeShape", "Inventory", "ParameterSize", "take_inventory"]
+__all__ = ["PARTS", "EyeShape", "Inventory", "ParameterSize", "take_inventory"]
 
-Eye = Literal["last-layer", "frozen", "all"]
 PARTS = ("tower", "resampler", "decoder", "embedding")
 LAYERS = "tower.visual.transformer.resblocks."
 WHOLE_UNDER_TP = ("out_proj.bias", "fc2.bias")  # added once, after the sum over devices
@@ -36,7 +35,7 @@ class ParameterSize:
         block: number of the decoder block it stands in, or None.
         multiplies: it is a matrix that rows are multiplied by.
         active: share of it that a row meets (experts, modalities).
-        split: tensor parallelism divides it.
+        split: tensor parallelism divides it: matrices, inner norms and inner biases of the decoder's blocks.
     """
 
     name: str
@@ -79,35 +78,26 @@ class Inventory:
         return round(sum(p.numel * (p.active if active else 1) for p in chosen))
 
 
-def take_inventory(config: KosmosConfig, eye: Eye | None = None) -> Inventory:
+def take_inventory(config: KosmosConfig, eye: EyeName | None = None) -> Inventory:
     """Build the model on the meta device and list it.
 
     Args:
         eye: which layers of the tower train; None: the last of a CLIP tower, none of another.
     Raises: ValueError if that tower cannot be trained so.
     """
+    eye = eye or usual_eye(config.tower)
+    if config.tower.kind != "clip" and eye != "frozen":
+        raise ValueError(f"tower {config.tower.name} is no CLIP and stays frozen in a plan; give eye 'frozen'")
     model = empty_model(config)
-    learns, layers = _learning(model, config, eye)
+    trained = set(choose_parameters(model, eye))
     shares = _active_shares(model)
     parameters = tuple(
-        _size(name, parameter.shape, learns(name), shares) for name, parameter in model.named_parameters()
+        _size(name, parameter.shape, name in trained, shares) for name, parameter in model.named_parameters()
     )
     widths = [p.shape[0] for name, p in model.named_parameters() if name.startswith(f"{LAYERS}0.mlp.c_fc.weight")]
-    shape = EyeShape(_tower_flops(model, config), widths[0] if widths else 0, layers, whole=eye == "all")
+    layers = {name.removeprefix(LAYERS).split(".")[0] for name in trained if name.startswith(LAYERS)}
+    shape = EyeShape(_tower_flops(model, config), widths[0] if widths else 0, len(layers), whole=eye == "all")
     return Inventory(config, parameters, shape)
-
-
-def _learning(model: KosmosModel, config: KosmosConfig, eye: Eye | None) -> tuple[Callable[[str], bool], int]:
-    """Which names train, and how many of the tower's last layers."""
-    if config.tower.kind != "clip":
-        if eye in ("last-layer", "all"):
-            raise ValueError(f"tower {config.tower.name} is no CLIP and stays frozen in a plan; give eye 'frozen'")
-        return lambda name: not name.startswith("tower."), 0
-    num_layers = len(model.tower.visual.transformer.resblocks)  # type: ignore[union-attr, arg-type]
-    if eye == "all":
-        return lambda name: True, num_layers
-    last = f"{LAYERS}{num_layers - 1}." if eye in (None, "last-layer") else None
-    return (lambda name: not name.startswith("tower.") or (last is not None and name.startswith(last))), int(bool(last))
 
 
 def _active_shares(model: nn.Module) -> dict[str, float]:
@@ -134,7 +124,7 @@ def _size(name: str, shape: torch.Size, trained: bool, shares: dict[str, float])
         block=int(name.split(".")[2]) if in_block else None,
         multiplies=in_block and len(shape) > 1 and ".norm." not in name and not name.endswith("bias"),
         active=next((share for prefix, share in shares.items() if name.startswith(prefix)), 1.0),
-        split=embedding or local,
+        split=local,
     )
 
 

@@ -2,8 +2,8 @@
 
 AdamW (arXiv 1711.05101) in float32: weights, gradients and two moments of four bytes each; under bfloat16 the float32
 weights are the master copy and products read a cast one. FSDP (arXiv 2304.11277) shares all of it out over devices and
-gathers a block when its turn comes; HSDP does so inside a node; tensor parallelism splits the decoder's matrices,
-inner norms and words. Knows nothing of devices and of what fits (`plan.py`).
+gathers a block when its turn comes; HSDP does so inside a node; tensor parallelism splits the matrices and inner norms
+of the decoder's blocks. Knows nothing of devices and of what fits (`plan.py`).
 """
 
 from __future__ import annotations
