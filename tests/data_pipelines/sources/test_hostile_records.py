@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import suppress
@@ -40,6 +41,17 @@ SOUND: list[tuple[str, dict[str, object]]] = [
     ("parallel-records", {"en": "One", "de": "Eins", "id": "x"}),
     ("text-records", {"text": "One", "id": "x"}),
 ]
+PICTURES = [{"id": 7, "file_name": "a.jpg", "width": 12, "height": 8}]
+PLACES = [{"image_id": 7, "category_id": 1, "bbox": [0, 0, 6, 4], "iscrowd": 0}]
+SPANS = [{"image_id": 7, "bbox": [0, 0, 6, 4], "tokens_positive": [[0, 5]]}]
+ASKED = [{"question_id": 1, "image_id": "a.jpg", "question": "What?"}]
+ANSWERED = [{"question_id": 1, "answers": [{"answer": "A dog"}]}]
+WHOLE: list[tuple[str, dict[str, object]]] = [
+    ("coco", {"images": PICTURES, "annotations": [{"image_id": 7, "caption": "A dog"}]}),
+    ("boxes", {"images": PICTURES, "annotations": PLACES, "categories": [{"id": 1, "name": "dog"}]}),
+    ("boxes", {"images": [{**PICTURES[0], "caption": "A dog"}], "annotations": SPANS}),
+    ("vqa", {"questions": ASKED, "annotations": ANSWERED, "data_subtype": "train2014"}),
+]
 WRONG: list[object] = [
     None, True, -1, 3, 0.5, 10**400, float("inf"), float("nan"), "", "x", "<image><image>", "../x", "//x[", "[1",
     "\ud800", "a\0b", [], [[]], [None], {}, {"a": 1}, {"url": 3}, [{}], "<s>",
@@ -73,6 +85,29 @@ def test_any_wrong_value_gives_a_document_that_can_be_written_or_a_reason(
         if isinstance(entry.document, Document):
             with suppress(DocumentError):
                 parts_of_document(entry.key, entry.document)
+
+
+@pytest.mark.parametrize(("name", "sound"), WHOLE)
+def test_any_wrong_value_in_a_file_that_is_one_object_gives_documents_reasons_or_a_word_on_the_file(
+    name: str, sound: dict[str, object], tmp_path: Path
+) -> None:
+    put(tmp_path / "a.jpg", photo(1))
+    file, documents, refusals = tmp_path / "whole.json", 0, 0
+    for content in [sound, *_spoilt(sound)]:
+        put(file, json.dumps(content))
+        try:
+            opened = load_source(name).open(Glimpse(paths=(file,), files=(file,)), Options())
+            read = list(opened.read(0, len(opened)))
+        except ValueError:
+            refusals += 1
+            continue
+        for entry in read:
+            documents += isinstance(entry.document, Document)
+            if isinstance(entry.document, Document):
+                with suppress(DocumentError):
+                    parts_of_document(entry.key, entry.document)
+    assert documents > 0
+    assert refusals > 0
 
 
 @pytest.mark.parametrize(
