@@ -64,16 +64,41 @@ class ClipTower(nn.Module):
         self.quick_gelu = isinstance(self.visual.transformer.resblocks[0].mlp.gelu, QuickGELU)
 
     def forward(self, pixels_N3HW: Tensor) -> Tensor:
-        """Features [N, P, D] of uint8 pixels [N, 3, H, W]; the class token first, then patches row by row."""
+        """Features [N, P, D] of uint8 pixels [N, 3, H, W]; the class token first, then patches row by row.
+
+        Blocks below the first that trains run without recording a gradient.
+        """
+        blocks, frozen = list(self.visual.transformer.resblocks), self._num_frozen()
+        with torch.set_grad_enabled(torch.is_grad_enabled() and frozen == 0):
+            tokens_NPD = self._embed(pixels_N3HW)
+            for block in blocks[:frozen]:
+                tokens_NPD = self._block(block, tokens_NPD)
+        for block in blocks[frozen:]:
+            tokens_NPD = self._block(block, tokens_NPD)
+        return F.normalize(self.visual.ln_post(tokens_NPD), dim=-1, eps=1e-12)
+
+    def _num_frozen(self) -> int:
+        """Blocks, from the first, in and before which nothing trains."""
+        visual = self.visual
+        before = (visual.class_embedding, visual.positional_embedding, *visual.ln_pre.parameters())
+        if any(parameter.requires_grad for parameter in (*visual.conv1.parameters(), *before)):
+            return 0
+        learns = [any(p.requires_grad for p in block.parameters()) for block in visual.transformer.resblocks]
+        return learns.index(True) if True in learns else len(learns)
+
+    def _embed(self, pixels_N3HW: Tensor) -> Tensor:
+        """What enters the first block: [N, P, D]."""
         visual = self.visual
         images_N3HW = normalised(pixels_N3HW, self.config, visual.conv1.weight.dtype)
         patches_NPD = visual.conv1(images_N3HW).flatten(2).transpose(1, 2)
         class_N1D = visual.class_embedding.expand(len(patches_NPD), 1, -1)
-        tokens_NPD = visual.ln_pre(torch.cat((class_N1D, patches_NPD), dim=1) + visual.positional_embedding)
-        for block in visual.transformer.resblocks:
-            tokens_NPD = tokens_NPD + block.ls_1(_attend(block.attn, block.ln_1(tokens_NPD)))
-            tokens_NPD = tokens_NPD + block.ls_2(self._feed_forward(block.mlp, block.ln_2(tokens_NPD)))
-        return F.normalize(visual.ln_post(tokens_NPD), dim=-1, eps=1e-12)
+        embedded_NPD: Tensor = visual.ln_pre(torch.cat((class_N1D, patches_NPD), dim=1) + visual.positional_embedding)
+        return embedded_NPD
+
+    def _block(self, block: Any, tokens_NPD: Tensor) -> Tensor:
+        tokens_NPD = tokens_NPD + block.ls_1(_attend(block.attn, block.ln_1(tokens_NPD)))
+        fed_NPD: Tensor = tokens_NPD + block.ls_2(self._feed_forward(block.mlp, block.ln_2(tokens_NPD)))
+        return fed_NPD
 
     def _feed_forward(self, mlp: Any, tokens_NPD: Tensor) -> Tensor:
         hidden_NPM = fp32_linear(tokens_NPD, mlp.c_fc.weight, mlp.c_fc.bias)
@@ -87,6 +112,9 @@ class ClipTower(nn.Module):
 
 class TimmTower(nn.Module):
     """Any timm backbone: its last map of features before pooling, row by row, or a ViT's tokens.
+
+    It stays in evaluation mode: a batch norm in training would make a picture's features depend on its neighbours and
+    change what a frozen tower is.
 
     Args:
         config: its `name` is timm's, with or without a pretrained tag.
@@ -105,6 +133,11 @@ class TimmTower(nn.Module):
         sizes = {"img_size": config.image_size} if published and published.fixed_input_size else {}
         self.model: nn.Module = timm.create_model(config.name, pretrained=pretrained, num_classes=0, **sizes)
         self.register_load_state_dict_post_hook(_fill_tables)  # type: ignore[no-untyped-call]
+        self.train()
+
+    def train(self, mode: bool = True) -> TimmTower:
+        """Evaluation mode, whatever is asked for."""
+        return super().train(False)
 
     def forward(self, pixels_N3HW: Tensor) -> Tensor:
         """Features [N, P, D] of uint8 pixels [N, 3, H, W]."""

@@ -26,7 +26,7 @@ from kosmos.training.planning.inventory import Inventory, take_inventory
 from kosmos.training.planning.memory import SHARDINGS, Layout, device_memory, fault, most_sequences
 from kosmos.training.planning.plan import CHECKPOINTINGS, check_fits, default_load, make_plan
 from kosmos.training.recipe import EyeName
-from kosmos.transformer import experts
+from kosmos.transformer import experts, training_rows
 from kosmos.transformer.config import DecoderConfig, ExpertsConfig, Norms, PositionScheme
 from kosmos.transformer.expert_products import Stack, by_groups
 from kosmos.transformer.gradient_room import GradientRoom
@@ -130,6 +130,12 @@ def planned(inventory: Inventory, numbers: NumberFormat) -> float:
     """Bytes that two sequences keep, with one copy of log-probabilities in place of the peak of the loss."""
     one = sequence_activations(inventory, LOAD, numbers, whole_logits=True)
     return LOAD.micro_batch * (one.kept + one.asked_rows * one.logits_row / 3)
+
+
+@pytest.fixture(autouse=True)
+def _torch_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan reckons with torch's operations; the compiled ones of the CPU keep less."""
+    monkeypatch.setattr(training_rows, "load_training_rows", lambda: None)
 
 
 @pytest.fixture(scope="module")
