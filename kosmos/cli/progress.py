@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -83,6 +84,7 @@ class _Bar:
         self._live: Live = Live(self._progress, console=console, refresh_per_second=4)
         self._live.start()
         console.show_cursor(True)  # a killed process cannot bring it back
+        atexit.register(self.stop)  # a run that ends by an error leaves a clean line too
 
     def update(self, step: int, words: tuple[str, str, str]) -> None:
         from rich.console import Group
@@ -94,6 +96,7 @@ class _Bar:
         self._live.update(Group(self._progress, *lines))
 
     def stop(self) -> None:
+        atexit.unregister(self.stop)
         self._live.stop()
 
 

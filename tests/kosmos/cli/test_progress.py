@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
+import pty
+import subprocess
 import sys
 
 import pytest
@@ -149,6 +152,27 @@ def test_it_pickles_with_a_bar_on_show(monkeypatch: pytest.MonkeyPatch) -> None:
     copy("words", 2, 3, FIGURES)
     copy.close()
     assert "2/3" in sys.stderr.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.mark.slow
+def test_a_run_that_breaks_off_leaves_a_whole_line_on_a_real_terminal() -> None:
+    code = (
+        "from kosmos.cli.progress import TrainingProgress as T; T()('words', 1, 2, {'text': 1.0}); raise SystemExit(3)"
+    )
+    near, far = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80"}
+    done = subprocess.run([sys.executable, "-c", code], stderr=far, env=environment, timeout=240)
+    os.close(far)
+    drawn = b""
+    try:
+        while piece := os.read(near, 4096):
+            drawn += piece
+    except OSError:  # what a terminal says when nobody holds its other end
+        pass
+    os.close(near)
+    assert done.returncode == 3
+    assert b"text 1.000" in drawn
+    assert drawn.replace(b"\x1b[?25h", b"").endswith(b"\n")
 
 
 def test_what_is_being_prepared_is_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
