@@ -172,6 +172,16 @@ def test_a_resumed_run_tells_trackers_where_it_goes_on(tmp_path: Path) -> None:
     assert [record["step"] for record in read_log(log.path)] == [8, 3, 5]
 
 
+def test_steps_that_were_dropped_do_not_move_the_next_stage(tmp_path: Path) -> None:
+    RunLog(tmp_path).write(_line(8))
+    heard = _Heard()
+    log = RunLog(tmp_path, [heard])
+    log.cut(0, 4)
+    log.write(_line(6, text=1.0))  # the stage ends sooner this time
+    log.write(_line(1, stage=1, score=0.5))
+    assert heard.told == [("begin", 5), (6, {"text": 1.0}), (7, {"score": 0.5})]
+
+
 def test_samples_are_words_to_trackers_and_part_of_the_log(tmp_path: Path) -> None:
     heard = _Heard()
     RunLog(tmp_path, [heard]).write(_line(4, samples={"A photo of": "a dog\nin the 雪"}))
