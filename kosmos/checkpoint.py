@@ -10,6 +10,7 @@ must fit the model name by name and shape by shape. Knows nothing of tokens, tem
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
@@ -51,7 +52,10 @@ __all__ = [
     "newest_step",
     "read_config",
     "save_checkpoint",
+    "step_folders",
 ]
+
+log = logging.getLogger(__name__)
 
 CONFIG = "config.json"
 TOKENIZER, CHAT_TEMPLATE, CARD = "tokenizer.model", "chat_template.jinja", "README.md"
@@ -138,20 +142,26 @@ def check_config(config: KosmosConfig) -> None:
             _check_fields(part)
 
 
+def step_folders(run_folder: str | os.PathLike[str]) -> list[tuple[int, Path]]:
+    """The steps of a run folder and where they are, newest first, whatever their state."""
+    found = [(STEP.fullmatch(path.name), path) for path in Path(run_folder).iterdir()]
+    return sorted(((int(match[1]), path) for match, path in found if match and path.is_dir()), reverse=True)
+
+
 def newest_step(run_folder: str | os.PathLike[str]) -> Path:
-    """The checkpoint of a run folder with the highest step that opens.
+    """The checkpoint of a run folder with the highest step that opens; those passed over are logged.
 
     Raises: ValueError if there is none.
     """
     folder = Path(run_folder)
-    steps = [(int(match[1]), path) for path in folder.iterdir() if (match := STEP.fullmatch(path.name))]
     faults = []
-    for _, path in sorted(steps, reverse=True):
+    for _, path in step_folders(folder):
         try:
             read_config(path)
             check_whole(weight_files(path))
         except ValueError as error:
             faults.append(str(error))
+            log.warning("passed over a step: %s", error)
             continue
         return path
     raise ValueError(f"{folder} holds no whole checkpoint step-*{': ' + faults[0] if faults else ''}")

@@ -27,6 +27,7 @@ __all__ = [
     "WEIGHTS",
     "check_whole",
     "listed",
+    "publish_folder",
     "read_json",
     "read_text",
     "read_weights",
@@ -152,15 +153,20 @@ def write_folder(folder: Path, *, known: re.Pattern[str]) -> Iterator[Path]:
     try:
         yield temporary
         _check_replaceable(folder, {path.name for path in temporary.iterdir()}, known)
-        for path in [*temporary.iterdir(), temporary]:
-            _sync(path)
-        if folder.exists():
-            _exchange(temporary, folder)
-        else:
-            temporary.rename(folder)
-        _sync(folder.parent)
+        publish_folder(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def publish_folder(temporary: Path, folder: Path) -> None:
+    """Give a finished folder its name at once, when all of it is on disk; a folder of that name takes the other's."""
+    for path in [*temporary.rglob("*"), temporary]:
+        _sync(path)
+    if folder.exists():
+        _exchange(temporary, folder)
+    else:
+        temporary.rename(folder)
+    _sync(folder.parent)
 
 
 def _check_replaceable(folder: Path, names: set[str], known: re.Pattern[str]) -> None:
@@ -193,13 +199,13 @@ def _exchange(new: Path, old: Path) -> None:
     aside.rename(new)
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
     """A JSON object from a file of bounded size.
 
     Raises: ValueError if it is not there, too large or no object.
     """
     try:
-        values = json.loads(read_text(path))
+        values = json.loads(read_text(path, max_bytes=max_bytes))
     except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
     if not isinstance(values, dict):
@@ -207,15 +213,15 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> str:
     """A UTF-8 file of bounded size.
 
     Raises: ValueError if it is not there, too large or no text.
     """
     if not path.is_file():
         raise ValueError(f"{path} is not there")
-    if path.stat().st_size > MAX_JSON_BYTES:
-        raise ValueError(f"{path} is larger than {MAX_JSON_BYTES} bytes")
+    if path.stat().st_size > max_bytes:
+        raise ValueError(f"{path} is larger than {max_bytes} bytes")
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
