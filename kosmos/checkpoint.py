@@ -4,6 +4,9 @@
     tokenizer.model      SentencePiece                   chat_template.jinja  how a chat becomes one Document
     README.md            the model card
 
+A LoRA adapter is a folder as peft writes it (adapter_config.json, adapter_model.safetensors); it is read here and added
+to the weights it was trained beside, which takes no peft.
+
 A folder from a stranger is hostile: sizes are bounded before anything is built, weights come from safetensors alone and
 must fit the model name by name and shape by shape. Knows nothing of tokens, templates or training.
 """
@@ -15,7 +18,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -31,6 +34,7 @@ from kosmos.weight_files import (
     WEIGHTS,
     check_whole,
     listed,
+    read_json,
     read_text,
     read_weights,
     weight_files,
@@ -40,16 +44,24 @@ from kosmos.weight_files import (
 from vision.encoder import build_tower
 
 __all__ = [
+    "ADAPTER_CONFIG",
+    "ADAPTER_PREFIX",
+    "ADAPTER_WEIGHTS",
     "CARD",
     "CHAT_TEMPLATE",
     "HEAD",
     "TOKENIZER",
+    "Adapter",
+    "adapted_matrix",
     "assign_weights",
     "check_config",
     "checkpoint_folder",
     "empty_model",
+    "is_adapter",
     "load_model",
+    "merge_adapter",
     "newest_step",
+    "read_adapter",
     "read_config",
     "save_checkpoint",
     "step_folders",
@@ -59,6 +71,8 @@ log = logging.getLogger(__name__)
 
 CONFIG = "config.json"
 TOKENIZER, CHAT_TEMPLATE, CARD = "tokenizer.model", "chat_template.jinja", "README.md"
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+ADAPTER_PREFIX = "base_model.model."  # before every weight's name, as peft writes it
 HEAD = "decoder.head.weight"  # the embedding itself, so it is not stored
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 OWN_FILE = re.compile(
@@ -74,6 +88,13 @@ LIMITS = {
     "causal_block": 2**18, "position_buckets": 2**12, "max_distance": 2**20, "num_experts": 2**12, "every": 512,
     "top_k": 64, "routing_width": 2**12,
 }  # fmt: skip
+
+# Fields of an adapter's config that change what it computes; read are low-rank products of one rank and one scale.
+OTHER_ADAPTERS = (
+    "alora_invocation_tokens", "alpha_pattern", "arrow_config", "fan_in_fan_out", "kasa_config", "layer_replication",
+    "lora_bias", "megatron_config", "monteclora_config", "rank_pattern", "target_parameters", "trainable_token_indices",
+    "use_bdlora", "use_dora", "use_qalora", "use_rslora", "velora_config",
+)  # fmt: skip
 
 
 def save_checkpoint(
@@ -179,6 +200,92 @@ def checkpoint_folder(path: str | os.PathLike[str]) -> Path:
         return folder
     finished = folder / "checkpoint"  # what `kosmos train` leaves at its end
     return finished if (finished / WEIGHTS).exists() else newest_step(folder)
+
+
+# ---- adapters ----
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """A LoRA adapter (arXiv 2106.09685).
+
+    Attributes:
+        base: the checkpoint it was trained beside, as `kosmos.load` takes it; empty where it does not say.
+        weights: `NAME.lora_A.weight` [rank, inputs] and `NAME.lora_B.weight` [outputs, rank] of each linear layer NAME,
+            and what was trained whole, under its own name.
+    """
+
+    base: str
+    rank: int
+    alpha: float
+    dropout: float
+    weights: Mapping[str, Tensor]
+
+    @property
+    def layers(self) -> list[str]:
+        """Names of the linear layers it stands beside."""
+        return sorted({name.rpartition(".lora_")[0] for name in self.weights if ".lora_" in name})
+
+
+def is_adapter(folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder holds an adapter and no model of its own."""
+    path = Path(folder)
+    return (path / ADAPTER_CONFIG).is_file() and not any((path / name).exists() for name in (WEIGHTS, INDEX))
+
+
+def read_adapter(folder: str | os.PathLike[str]) -> Adapter:
+    """Read what peft wrote.
+
+    Raises: ValueError for another kind of adapter, a field that no LoRA has, or a weight of unknown kind.
+    """
+    path = Path(folder) / ADAPTER_CONFIG
+    values = read_json(path)
+    others = sorted(name for name in OTHER_ADAPTERS if values.get(name))
+    others += ["bias"] if values.get("bias", "none") != "none" else []
+    if values.get("peft_type") != "LORA" or others:
+        kind = f"LoRA with {listed(others)}" if others else f"an adapter of kind {str(values.get('peft_type'))[:40]!r}"
+        raise ValueError(f"{path} is {kind}; plain LoRA can be opened")
+    rank, alpha, dropout = (values.get(name) for name in ("r", "lora_alpha", "lora_dropout"))
+    if type(rank) is not int or rank < 1 or not _fits(alpha, float, 0) or not _fits(dropout, float, 0):
+        raise ValueError(f"{path}: r={rank!r}, lora_alpha={alpha!r}, lora_dropout={dropout!r} are no numbers of a LoRA")
+    weights = {}
+    for name, tensor in read_weights([Path(folder) / ADAPTER_WEIGHTS]):
+        if not name.startswith(ADAPTER_PREFIX) or tensor.dtype not in DTYPES:
+            raise ValueError(f"{folder}: {name} ({tensor.dtype}) is no weight of an adapter")
+        weights[name.removeprefix(ADAPTER_PREFIX)] = tensor
+    base = str(values.get("base_model_name_or_path") or "")
+    return Adapter(base=base, rank=rank, alpha=float(alpha), dropout=float(dropout), weights=weights)  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def merge_adapter(model: nn.Module, adapter: Adapter, source: str = "the adapter") -> None:
+    """Add an adapter to the matrices it stands beside, in place; what was trained whole replaces the model's.
+
+    Raises: ValueError if a weight has no place in this model or another shape than its place.
+    """
+    parameters, left = dict(model.named_parameters()), dict(adapter.weights)
+    for layer in adapter.layers:
+        matrix = parameters.get(f"{layer}.weight")
+        down, up = (left.pop(f"{layer}.lora_{part}.weight", None) for part in "AB")
+        if matrix is None or down is None or up is None:
+            raise ValueError(
+                f"{source} stands beside {layer}, which is no matrix of this model, or lacks a factor of it"
+            )
+        if [*up.shape, *down.shape] != [matrix.shape[0], adapter.rank, adapter.rank, *matrix.shape[1:]]:
+            raise ValueError(
+                f"{source}: {tuple(up.shape)} x {tuple(down.shape)} does not fit {layer}, {tuple(matrix.shape)}, with"
+                f" rank {adapter.rank}"
+            )
+        matrix.data = adapted_matrix(matrix, down.to(matrix.device), up.to(matrix.device), adapter.alpha / adapter.rank)
+    for name, tensor in left.items():
+        if name not in parameters or parameters[name].shape != tensor.shape:
+            raise ValueError(f"{source}: {name} {tuple(tensor.shape)} is no weight of this model")
+        parameters[name].data = tensor.to(parameters[name].device, parameters[name].dtype)
+
+
+def adapted_matrix(matrix_OI: Tensor, down_RI: Tensor, up_OR: Tensor, scale: float) -> Tensor:
+    """W + scale B A, computed in float32, in the dtype of W."""
+    return (matrix_OI.float() + up_OR.float() @ down_RI.float() * scale).to(matrix_OI.dtype)
 
 
 # ---- models without weights, and weights into models ----

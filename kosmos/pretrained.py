@@ -1,7 +1,7 @@
 """Kosmos: what `load` gives, a network with its words, and the five things people do with it.
 
-Opens the built-in `tiny`, a checkpoint folder, a run folder (its newest good step) or a Kosmos-2 checkpoint of
-transformers, by folder or hub id. Each method is one call of a module below.
+Opens the built-in `tiny`, a checkpoint folder, a run folder (its newest good step), a LoRA adapter (with the checkpoint
+it names) or a Kosmos-2 checkpoint of transformers, by folder or hub id. Each method is one call of a module below.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ __all__ = ["Kosmos", "Opened", "load", "open_checkpoint"]
 
 BUILT_IN = ("tiny",)
 NOTICES = ("NOTICE*", "LICENSE*")
+MOST_ADAPTERS = 8  # one on top of the other
 KNOWN = "`tiny`, a checkpoint or run folder, or a hub id such as microsoft/kosmos-2-patch14-224"
 
 
@@ -138,7 +139,8 @@ def load(
     """Open a model.
 
     Args:
-        name: `tiny`, a checkpoint folder, a run folder, or a Kosmos-2 checkpoint (folder or hub id).
+        name: `tiny`, a checkpoint folder, a run folder, a folder with a LoRA adapter, or a Kosmos-2 checkpoint (folder
+            or hub id).
         device: `auto` takes a GPU where there is one.
         dtype: `auto` is decided by a short probe of this machine, separately for reading weights and for computing.
         quantize: `int4` or `int8` weights for the decoder; None leaves them.
@@ -209,12 +211,34 @@ def open_checkpoint(name: str | Path, device: torch.device | str = "cpu", dtype:
     if not name.strip():
         raise ValueError(f"no model is named; give {KNOWN}")
     path = Path(str(files("kosmos") / name)) if name in BUILT_IN else Path(os.path.expanduser(name))
+    if checkpoint.is_adapter(path):
+        return _open_adapter(path, device, dtype)
     if path.exists() and not huggingface.is_kosmos2(path):
         return _open_folder(checkpoint.checkpoint_folder(path), device, dtype)
     if not path.exists() and name.startswith((".", "/", "~")):
         raise ValueError(f"{name} is not there; give {KNOWN}")
     network, tokenizer_model = huggingface.load_kosmos2(path if path.exists() else name, device, dtype)
     return Opened(network=network, tokenizer_model=tokenizer_model, format="kosmos-2")
+
+
+def _open_adapter(folder: Path, device: torch.device | str, dtype: torch.dtype | None) -> Opened:
+    """The checkpoint an adapter was trained beside, with the adapter in its weights; that may be an adapter too."""
+    adapters = {str(folder): checkpoint.read_adapter(folder)}
+    base = adapters[str(folder)].base
+    while base and checkpoint.is_adapter(base):
+        if base in adapters or len(adapters) == MOST_ADAPTERS:
+            raise ValueError(f"{folder} is an adapter to an adapter to an adapter ... and reaches no checkpoint")
+        adapters[base] = checkpoint.read_adapter(base)
+        base = adapters[base].base
+    if not base:
+        raise ValueError(f"{folder} does not say which checkpoint it is an adapter to (base_model_name_or_path)")
+    try:
+        opened = open_checkpoint(base, device, dtype)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{folder} is an adapter to {base}, which does not open: {error}") from None
+    for place, adapter in reversed(adapters.items()):
+        checkpoint.merge_adapter(opened.network, adapter, place)
+    return opened
 
 
 def _open_folder(folder: Path, device: torch.device | str, dtype: torch.dtype | None) -> Opened:
