@@ -136,14 +136,14 @@ class Throughput:
         return median(seconds for seconds, _ in self._recent)
 
     def _rates(self) -> dict[str, float]:
-        def rate(name: str) -> float:
-            return self._shares * median(getattr(work, name) / seconds for seconds, work in self._recent)
+        def rate(amount: Callable[[Work], float]) -> float:
+            return self._shares * median(amount(work) / seconds for seconds, work in self._recent)
 
-        figures = {"tokens_per_s": rate("tokens")}
+        figures = {"tokens_per_s": rate(lambda work: work.tokens)}
         if any(work.images for _, work in self._recent):
-            figures["images_per_s"] = rate("images")
+            figures["images_per_s"] = rate(lambda work: work.images)
         if self._peak and any(work.flops for _, work in self._recent):
-            figures["mfu"] = rate("flops") / (self._devices * self._peak)
+            figures["mfu"] = rate(lambda work: work.flops) / (self._devices * self._peak)
         return figures
 
 
