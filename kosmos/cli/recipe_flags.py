@@ -16,7 +16,7 @@ from inspect import cleandoc
 from re import MULTILINE, compile
 from shutil import get_terminal_size
 from textwrap import fill
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -51,12 +51,21 @@ class RecipeField(NamedTuple):
 
 
 class RecipeParser(argparse.ArgumentParser):
-    """Refuses unknown flags with the nearest one, and takes short forms for the whole flag."""
+    """Refuses unknown flags with the nearest one, and takes short forms for the whole flag.
+
+    Attributes:
+        fill: adds the flags, when they are first needed: of several presets one is chosen.
+    """
+
+    fill: Callable[[RecipeParser], None] | None = None
 
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
         """As argparse does it, after every flag has got its whole name."""
+        if self.fill is not None:
+            fill, self.fill = self.fill, None
+            fill(self)
         words = sys.argv[1:] if args is None else args
         return super().parse_known_args([self._whole(word) for word in words], namespace)
 
@@ -240,4 +249,4 @@ def _nearest(name: str, known: Sequence[str]) -> str:
         return whole + (len(words) > 1 and "".join(word[:1] for word in words) == last)
 
     best = max(known, key=likeness, default="")
-    return cast(str, best) if best and likeness(best) >= LEAST_LIKENESS else ""
+    return best if best and likeness(best) >= LEAST_LIKENESS else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["PRESETS", "add_arguments", "run"]
 
 MAX_RANKS = 64
+RUN = ("--run", "--run-folder")
 
 PRESETS: Mapping[str, str] = {
     "tiny": "the built-in model, in some hours on two cores",
@@ -45,15 +47,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             usage=f"kosmos train {name} [FLAG VALUE ...]",
             allow_abbrev=False,
         )
-        own.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=DEBUG_HELP)
-        own.add_argument(
-            "--run", type=Path, default=Path("runs", name), help=f"log, state and checkpoints (runs/{name})"
-        )
-        own.add_argument("--config", type=Path, metavar="FILE", help="begin from the recipe in a run's config.json")
-        own.add_argument("--print-config", action="store_true", help="print the recipe as JSON, and do nothing else")
-        if name == TINY.name:
-            _add_tiny_arguments(own)
-        add_recipe_flags(own, _preset(name))
+        own.fill = partial(_add_preset_arguments, name)
+
+
+def _add_preset_arguments(name: str, parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=DEBUG_HELP)
+    parser.add_argument(
+        *RUN,
+        type=Path,
+        default=Path("runs", name),
+        metavar="FOLDER",
+        help=f"log, state and checkpoints (runs/{name}); under torchrun --run-folder: it takes --run for its own",
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="begin from the recipe in a run's config.json")
+    parser.add_argument("--print-config", action="store_true", help="print the recipe as JSON, and do nothing else")
+    if name == TINY.name:
+        _add_tiny_arguments(parser)
+    add_recipe_flags(parser, _preset(name))
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -70,13 +80,15 @@ def run(arguments: argparse.Namespace) -> int:
     from kosmos.cli.progress import TrainingProgress
 
     shown = TrainingProgress()
+    first = os.environ.get("RANK", "0") == "0"  # torchrun starts this in every process
     if isinstance(recipe, TinyRecipe):
         output = _train_tiny(recipe, arguments, shown)
     else:
         from kosmos.training.run import train_kosmos
 
-        output = train_kosmos(recipe, arguments.run, told=shown.told, progress=shown)
-    if os.environ.get("RANK", "0") == "0":  # torchrun starts this in every process
+        told = shown.told if first else lambda what: None
+        output = train_kosmos(recipe, arguments.run, told=told, progress=shown)
+    if first:
         print(output)
     return 0
 
@@ -109,8 +121,6 @@ def _add_tiny_arguments(parser: argparse.ArgumentParser) -> None:
 def _train_tiny(recipe: TinyRecipe, arguments: argparse.Namespace, shown: TrainingProgress) -> Path:
     if not (arguments.data / "flickr8k").is_dir():
         raise ValueError(f"{arguments.data} has no folder flickr8k; give the folder of the data by --data")
-    from functools import partial
-
     from kosmos.evaluation.metrics.caption_cider import CaptionCiderD
     from kosmos.training.builtin.run import Paths, train_tiny
 

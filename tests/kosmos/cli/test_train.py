@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from kosmos.cli.main import main
+from kosmos.cli.recipe_flags import recipe_fields
 from kosmos.cli.train import PRESETS
 from kosmos.config import KosmosConfig
 from kosmos.evaluation.metrics.caption_cider import CaptionCiderD
@@ -237,7 +238,9 @@ def test_what_is_not_there_is_named(
     assert handed == []
 
 
+@pytest.mark.parametrize("folder", ["--run", "--run-folder"])
 def test_a_recipe_is_handed_to_training_with_its_folder(
+    folder: str,
     tmp_path: Path,
     shards: Path,
     words: Path,
@@ -245,8 +248,8 @@ def test_a_recipe_is_handed_to_training_with_its_folder(
     handed: list[tuple[TrainRecipe, Path]],
 ) -> None:
     run = tmp_path / "run"
-    given = ["--data.text.shards", str(shards), "--tokenizer", str(words), "--run", str(run), "--learning-rate", "3e-4"]
-    assert main(["train", "base", *given]) == 0
+    given = ["--data.text.shards", str(shards), "--tokenizer", str(words), "--learning-rate", "3e-4"]
+    assert main(["train", "base", *given, folder, str(run)]) == 0
     assert capsys.readouterr().out == f"{run / 'step-000009'}\n"
     base = RECIPES["base"]
     wanted = replace(
@@ -256,6 +259,16 @@ def test_a_recipe_is_handed_to_training_with_its_folder(
         data=replace(base.data, text=replace(base.data.text, shards=(str(shards),))),
     )
     assert handed == [(wanted, run)]
+
+
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name != "tiny"])  # which starts its processes itself
+def test_torchrun_takes_none_of_our_flags_for_its_own(preset: str) -> None:
+    from torch.distributed.run import get_args_parser
+
+    flags = [entry.flag for entry in recipe_fields(RECIPES[preset])]
+    words = [word for flag in ("--run-folder", "--config", *flags) for word in (flag, "1")]
+    theirs = get_args_parser().parse_args(["--nproc-per-node", "2", "-m", "kosmos.cli.main", "train", preset, *words])
+    assert theirs.training_script_args == ["train", preset, *words]
 
 
 def test_one_process_of_several_prints(
