@@ -7,6 +7,7 @@ replica x shard x tensor; devices along the last see the same rows, all others s
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -162,6 +163,8 @@ def share_out(
     mesh = _mesh(layout, device) if layout.shared else None
     if mesh is not None and layout.tensor > 1:
         split_decoder(model.decoder, mesh["tensor"])
+        # Weights split twice over one axis are brought together in two steps, of which it would warn at every save.
+        logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
     if compute.compile:
         _compile(model.decoder.blocks)
     checkpoint_blocks(model.decoder.blocks, compute.checkpointing)
@@ -245,7 +248,7 @@ def _shard(objective: nn.Module, model: KosmosModel, mesh: DeviceMesh, policy: M
         fully_shard(block, mesh=data, mp_policy=policy, reshard_after_forward=True)
     # Weights of targets are counts; they are not to be rounded with the rows.
     inputs = MixedPrecisionPolicy(policy.param_dtype, policy.reduce_dtype, cast_forward_inputs=False)
-    root = cast(FSDPModule, fully_shard(objective, mesh=data, mp_policy=inputs, reshard_after_forward=True))
+    root = fully_shard(objective, mesh=data, mp_policy=inputs, reshard_after_forward=True)
     for part in objective.modules():
         if isinstance(part, FSDPModule):
             part.set_gradient_divide_factor(1.0)
@@ -259,9 +262,9 @@ def _shard(objective: nn.Module, model: KosmosModel, mesh: DeviceMesh, policy: M
 def _prefetch(root: FSDPModule, blocks: Sequence[FSDPModule]) -> None:
     """While one block computes, the next is gathered."""
     for before, after in zip((root, *blocks), blocks, strict=False):
-        before.set_modules_to_forward_prefetch([cast(nn.Module, after)])
+        before.set_modules_to_forward_prefetch([after])
     for before, after in zip(blocks[1:], blocks, strict=False):
-        before.set_modules_to_backward_prefetch([cast(nn.Module, after)])
+        before.set_modules_to_backward_prefetch([after])
 
 
 class _Outside:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch._dynamo.utils import counters
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
 from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -18,9 +20,9 @@ from kosmos.training.distributed import Launch
 from kosmos.training.learning import choose_parameters
 from kosmos.training.objective import KosmosObjective
 from kosmos.training.parallel import ALONE, Layout, lay_out, share_out
-from kosmos.training.recipe import ComputeRecipe, ParallelRecipe
+from kosmos.training.recipe import Checkpointing, ComputeRecipe, ParallelRecipe
 from kosmos.transformer.config import ExpertsConfig
-from tests.distributed.drawn import drawn_config
+from tests.distributed.drawn import drawn_config, drawn_model, sequences, together
 
 RANKS, NODE = 64, 8
 WIDE: dict[str, Any] = {"num_heads": 8, "width": 256, "ffn_width": 512}
@@ -169,3 +171,23 @@ def test_alone_sums_and_norms_are_of_what_is_there() -> None:
     torch.testing.assert_close(norm, torch.cat([one.flatten() for one in kept]).norm())
     assert ALONE.gathered("here") == ["here"]
     assert float(ALONE.gradient_norm([])) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["none", "selective"])
+def test_compiled_blocks_are_those_of_torch_and_compiled_once_for_all_lengths(
+    how: Checkpointing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    plain, compiled = (KosmosObjective(drawn_model(seed=0)) for _ in range(2))
+    share_out(compiled, ParallelRecipe(), ComputeRecipe(compile=True, checkpointing=how))
+    texts, graphs = sequences()["text"], []
+    for count in (1, 2, 3, 4):
+        totals = [objective(together(texts[:count]))["words"] for objective in (plain, compiled)]
+        for total in totals:
+            total.backward()
+        torch.testing.assert_close(totals[1], totals[0])
+        graphs.append(counters["stats"]["unique_graphs"])
+    for (name, one), other in zip(plain.named_parameters(), compiled.parameters(), strict=True):
+        torch.testing.assert_close(other.grad, one.grad, msg=lambda m, name=name: f"{name}: {m}")
+    assert 0 < graphs[1] == graphs[2] == graphs[3]
