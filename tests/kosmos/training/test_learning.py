@@ -16,6 +16,7 @@ from kosmos.training.objective import KosmosObjective, overall
 from kosmos.training.planning.inventory import take_inventory
 from kosmos.training.recipe import EyeName
 from tests.kosmos.training.pictured import pictured_batch
+from vision import encoder
 from vision.config import TowerConfig
 
 EYES: tuple[EyeName, ...] = ("last-layer", "frozen", "all")
@@ -149,6 +150,21 @@ def test_what_trains_changes_no_feature(eye: EyeName) -> None:
         before = model.tower(pixels)
     choose_parameters(model, eye)
     torch.testing.assert_close(model.tower(pixels), before, atol=1e-6, rtol=0)
+
+
+def test_a_frozen_eye_in_training_takes_no_product_that_another_process_may_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The products of evaluation are raced, and a resumed run must have the bits of the run before."""
+    model = built(reduced("kosmos1"))
+    choose_parameters(model, "frozen")
+    pixels = pictured_batch(model.config).pixels
+    assert pixels is not None
+    before = model.tower(pixels)
+    monkeypatch.setattr(encoder, "fp32_linear", lambda x, weight, bias: 2 * nn.functional.linear(x, weight, bias))
+    assert torch.equal(model.tower(pixels), before)
+    with torch.no_grad():
+        assert not torch.allclose(model.eval().tower(pixels), before)
 
 
 def test_a_timm_tower_in_training_looks_at_each_picture_alone_and_stays_as_it_is() -> None:
