@@ -6,8 +6,9 @@ Legend: R rows (all tokens of all sequences), N images, L latents of an image, P
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
+import torch
 from torch import Tensor
 
 __all__ = ["Packed"]
@@ -53,3 +54,9 @@ class Packed:
         )
         if given != wanted:
             raise ValueError(f"{given} pictures but rows for {wanted}")
+
+    def to(self, device: torch.device | str) -> Packed:
+        """The same with every tensor on `device`; nothing is copied that is there already."""
+        tensors = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        moved = {name: part.to(device, non_blocking=True) for name, part in tensors.items() if isinstance(part, Tensor)}
+        return replace(self, **moved)

@@ -21,7 +21,6 @@ from torch import Tensor
 from kosmos.science.language import Corpus, LanguageRecipe, nats_of, pieces, train_language_model, word_corpus
 from kosmos.science.report import Cell, Curve, Estimate, Report, estimate
 from kosmos.science.runs import Figures, Finished, do_runs, logged, read_runs
-from kosmos.training.loop import RunFolder
 from kosmos.training.objective import Sum
 from kosmos.transformer.config import DecoderConfig, ExpertsConfig
 from kosmos.transformer.experts import balance_losses, experts_of
@@ -100,7 +99,7 @@ class Observer:
     Choices are kept as files beside the log, so that a run that goes on is still compared with its last checkpoint.
     """
 
-    def __init__(self, model: Decoder, rows_BT: Tensor, place: RunFolder, *, every: int) -> None:
+    def __init__(self, model: Decoder, rows_BT: Tensor, place: Path, *, every: int) -> None:
         """
         Args:
             every: steps between checkpoints.
@@ -133,7 +132,7 @@ class Observer:
         return figures
 
     def _choices(self, step: int) -> Path:
-        return self.place.path / f"choices-{step}.pt"
+        return self.place / f"choices-{step}.pt"
 
 
 def _first(layer: torch.nn.Module) -> Tensor:
@@ -143,7 +142,7 @@ def _first(layer: torch.nn.Module) -> Tensor:
     return experts.last.experts_RK[:, 0]
 
 
-def perform(run: ExpertsRun, place: RunFolder, corpus: Corpus) -> Figures:
+def perform(run: ExpertsRun, place: Path, corpus: Corpus) -> Figures:
     """One run: held-out perplexity, RC at the end, RF between its last checkpoints, and their courses."""
     torch.manual_seed(run.seed)
     model, every = Decoder(run.config), max(1, run.steps // CHECKPOINTS)
@@ -167,7 +166,7 @@ def perform(run: ExpertsRun, place: RunFolder, corpus: Corpus) -> Figures:
         validate=lambda rank, ranks: observer.look(),
         validate_every=every,
     )
-    for choices in place.path.glob("choices-*.pt"):
+    for choices in place.glob("choices-*.pt"):
         choices.unlink()
     figures: dict[str, float | None] = {"perplexity": math.exp(logged(place, "held_out")[-1])}
     for name in ("RC", "RF"):

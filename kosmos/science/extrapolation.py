@@ -28,7 +28,6 @@ from kosmos.science.language import (
 from kosmos.science.report import Cell, Curve, Estimate, Report, estimate
 from kosmos.science.resolution import measure
 from kosmos.science.runs import Figures, Finished, do_runs, read_runs
-from kosmos.training.loop import RunFolder
 from kosmos.transformer.config import DecoderConfig, PositionScheme
 from kosmos.transformer.stack import Decoder
 
@@ -126,7 +125,7 @@ def curve_distances(length: int) -> list[int]:
     return sorted({0, *(int(2 ** (quarter / 4)) for quarter in range(int(4 * math.log2(length))))})
 
 
-def perform(run: ExtrapolationRun, place: RunFolder, corpus: Corpus) -> Figures:
+def perform(run: ExtrapolationRun, place: Path, corpus: Corpus) -> Figures:
     """One run: perplexity by variant and length, attention resolution at the first lengths, its curve at the third."""
     torch.manual_seed(run.seed)
     trained = Decoder(run.config)

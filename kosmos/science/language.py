@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,9 +20,12 @@ from torch.nn import functional as F
 
 from kosmos.training.batches import NoBatches
 from kosmos.training.builtin.vocabulary import train_vocabulary
-from kosmos.training.loop import Learner, RunFolder, Stage, train
+from kosmos.training.learner import Diverged, Learner
+from kosmos.training.loop import Run, Stage, train
 from kosmos.training.objective import Sum
-from kosmos.training.recipe import OptimiserRecipe
+from kosmos.training.recipe import OptimiserRecipe, SaveRecipe
+from kosmos.training.run_folder import RunFolder
+from kosmos.training.run_log import RunLog
 from kosmos.transformer.stack import Decoder
 
 __all__ = [
@@ -76,6 +80,7 @@ class LanguageRecipe:
             warmup_steps=max(1, self.steps // 10),
             clip_norm=self.clip_norm,
             average_decay=0.0,
+            max_skipped=0,  # a claim about divergence must not be helped over it
         )
 
 
@@ -146,7 +151,7 @@ def train_language_model(
     model: Decoder,
     corpus: Corpus,
     recipe: LanguageRecipe,
-    folder: RunFolder,
+    place: Path,
     *,
     seed: int,
     beside: Callable[[], dict[str, Sum]] = dict,
@@ -163,20 +168,20 @@ def train_language_model(
         rows = batch_of(corpus, recipe, seed=seed, step=step)
         return {"loss": Sum(_nats(model, rows), rows.shape[0] * recipe.length, 1.0), **beside()}
 
-    return train_model(model, losses, recipe, folder, seed=seed, validate=validate, validate_every=validate_every)
+    return train_model(model, losses, recipe, place, seed=seed, validate=validate, validate_every=validate_every)
 
 
 def train_model(
     model: nn.Module,
     losses: Callable[[int], dict[str, Sum]],
     recipe: LanguageRecipe,
-    folder: RunFolder,
+    place: Path,
     *,
     seed: int,
     validate: Callable[[int, int], dict[str, float]] = lambda rank, ranks: {},
     validate_every: int | None = None,
 ) -> int:
-    """Train in `folder`, going on where it stopped; the log has each step's loss.
+    """Train in the folder `place`, going on where it stopped; the log has each step's loss.
 
     Args:
         losses: of a step; the one to look at is named `loss`.
@@ -194,16 +199,22 @@ def train_model(
         name="science",
         optimiser=recipe.optimiser,
         batches=NoBatches(),
-        losses=finite,
+        parts=lambda batch, step: [partial(finite, batch, step)],
         validate=validate,
         validate_every=validate_every or recipe.steps,
         log_every=1,
         save_every=recipe.save_every,
     )
+    folder, log = RunFolder(place, SaveRecipe(keep=1)), RunLog(place, ())
     try:
-        train(Learner(model), [stage], folder, seed=seed)
+        train(Learner(model), [stage], Run(folder=folder, log=log, seed=seed))
     except _NotFiniteError as stop:
         return stop.step
+    except Diverged as stop:
+        return stop.step + 1  # its loss was finite, its gradient was not
+    finally:
+        log.close()
+        folder.close()
     return recipe.steps
 
 

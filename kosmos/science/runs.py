@@ -1,7 +1,7 @@
 """A folder of runs: each is done once, goes on where it was killed, and is shared by commands that run side by side.
 
-A run is a frozen dataclass with a `name` of its own; its folder holds `log.jsonl`, `state.pt` and, when it is finished,
-`result.json` with the run's values and its figures. Knows nothing of what a run does.
+A run is a frozen dataclass with a `name` of its own; its folder holds `log.jsonl`, the step it can go on from and, when
+it is finished, `result.json` with the run's values and its figures. Knows nothing of what a run does.
 """
 
 from __future__ import annotations
@@ -10,17 +10,20 @@ import dataclasses
 import fcntl
 import json
 import math
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-from kosmos.training.loop import RunFolder
+from kosmos.checkpoint import step_folders
+from kosmos.training.run_log import read_log
 
 __all__ = ["Figures", "Finished", "Run", "do_runs", "logged", "read_runs"]
 
 RESULT = "result.json"
+LOG = "log.jsonl"
 Figures = Mapping[str, float | None]
 """What a run measured by name; None for what is not finite."""
 
@@ -50,7 +53,7 @@ class Finished(Generic[RunT]):
 def do_runs(
     runs: Sequence[RunT],
     folder: Path,
-    perform: Callable[[RunT, RunFolder], Figures],
+    perform: Callable[[RunT, Path], Figures],
     told: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Do what is not finished yet; a run that another command is doing is left to it.
@@ -58,11 +61,12 @@ def do_runs(
     Raises: ValueError if the folder holds a run of the same name with other values.
     """
     for number, run in enumerate(runs, start=1):
-        place = RunFolder(folder / run.name)
-        with _alone(place.path) as free:
+        place = folder / run.name
+        place.mkdir(parents=True, exist_ok=True)
+        with _alone(place) as free:
             if not free:
                 told(f"{number}/{len(runs)} {run.name}: another command is at it")
-            elif not _is_finished(run, place.path):
+            elif not _is_finished(run, place):
                 told(f"{number}/{len(runs)} {run.name}")
                 _keep(run, perform(run, place), place)
 
@@ -76,10 +80,10 @@ def read_runs(folder: Path, kind: type[RunT]) -> list[Finished[RunT]]:
     return found
 
 
-def logged(folder: RunFolder, name: str) -> list[float]:
-    """One figure of every logged step."""
-    lines = folder.log_path.read_text("utf-8").splitlines() if folder.log_path.exists() else []
-    return [float(record[name]) for record in map(json.loads, lines) if name in record]
+def logged(folder: Path, name: str) -> list[float]:
+    """One figure of every logged step; none of a run that has no log yet."""
+    records = read_log(folder / LOG) if (folder / LOG).exists() else []
+    return [float(str(record[name])) for record in records if name in record]
 
 
 @contextmanager
@@ -107,10 +111,11 @@ def _is_finished(run: Run, path: Path) -> bool:
     return (path / RESULT).exists()
 
 
-def _keep(run: Run, figures: Figures, place: RunFolder) -> None:
+def _keep(run: Run, figures: Figures, place: Path) -> None:
     finite = {name: value if value is not None and math.isfinite(value) else None for name, value in figures.items()}
-    _write(place.path / RESULT, {"run": dataclasses.asdict(run), "figures": finite})
-    place.state_path.unlink(missing_ok=True)
+    _write(place / RESULT, {"run": dataclasses.asdict(run), "figures": finite})
+    for _, step in step_folders(place):
+        shutil.rmtree(step)
 
 
 def _write(path: Path, record: Mapping[str, object]) -> None:

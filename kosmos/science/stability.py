@@ -26,7 +26,6 @@ from kosmos.science.language import (
 )
 from kosmos.science.report import Cell, Curve, Estimate, Report, estimate
 from kosmos.science.runs import Figures, Finished, do_runs, logged, read_runs
-from kosmos.training.loop import RunFolder
 from kosmos.transformer.config import DecoderConfig, Norms
 from kosmos.transformer.stack import Decoder
 
@@ -77,7 +76,7 @@ def do(runs: Sequence[StabilityRun], data: Path, folder: Path, told: Callable[[s
     do_runs(runs, folder, lambda run, place: perform(run, place, corpus), told)
 
 
-def perform(run: StabilityRun, place: RunFolder, corpus: Corpus) -> Figures:
+def perform(run: StabilityRun, place: Path, corpus: Corpus) -> Figures:
     """One run: its losses at the start, at the end and on held-out text, in nats a byte."""
     torch.manual_seed(run.seed)
     config = DecoderConfig(

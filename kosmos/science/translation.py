@@ -26,7 +26,6 @@ from kosmos.science.report import Cell, Curve, Estimate, Report, estimate
 from kosmos.science.runs import Figures, Finished, do_runs, logged, read_runs
 from kosmos.science.stability import ASSEMBLIES
 from kosmos.training.builtin.vocabulary import train_vocabulary
-from kosmos.training.loop import RunFolder
 from kosmos.training.objective import Sum
 from kosmos.transformer.config import DecoderConfig, EncoderConfig, EncoderDecoderConfig, Norms
 from kosmos.transformer.encoder_decoder import EncoderDecoder
@@ -147,7 +146,7 @@ def do(runs: Sequence[TranslationRun], data: Path, folder: Path, told: Callable[
     """Do what is not done."""
     kept: dict[tuple[Target, int], Pairs] = {}
 
-    def perform_one(run: TranslationRun, place: RunFolder) -> Figures:
+    def perform_one(run: TranslationRun, place: Path) -> Figures:
         key = (run.target, run.num_words)
         if key not in kept:
             kept[key] = read_pairs(data, folder, target=run.target, num_words=run.num_words)
@@ -156,7 +155,7 @@ def do(runs: Sequence[TranslationRun], data: Path, folder: Path, told: Callable[
     do_runs(runs, folder, perform_one, told)
 
 
-def perform(run: TranslationRun, place: RunFolder, pairs: Pairs) -> Figures:
+def perform(run: TranslationRun, place: Path, pairs: Pairs) -> Figures:
     """One run: losses in nats a word, and BLEU of greedy translations of unseen captions."""
     torch.manual_seed(run.seed)
     model = EncoderDecoder(run.config)

@@ -19,19 +19,24 @@ WORTH_ROUNDING = 1.5  # bfloat16 drops 16 bits of every product, so it must clea
 ROWS, WIDTH, FFN_WIDTH, ROUNDS = 1300, 256, 1024, 7  # a rank's share of a step of `tiny`
 
 
-def chosen_precision(requested: Precision) -> Literal["float32", "bfloat16"]:
-    """`requested`, or for `auto` the faster of the two forward and backward through one feed-forward layer.
+def chosen_precision(
+    requested: Precision,
+    device: torch.device = torch.device("cpu"),  # noqa: B008  (immutable)
+) -> Literal["float32", "bfloat16"]:
+    """`requested`, or for `auto` bfloat16 on a GPU and else the faster forward and backward of one feed-forward layer.
 
     Processors without bfloat16 tiles are slower with it, which no flag says reliably; so it is measured.
     """
     if requested != "auto":
         return requested
+    if device.type != "cpu":
+        return "bfloat16"
     return "bfloat16" if _seconds(torch.bfloat16) * WORTH_ROUNDING < _seconds(torch.float32) else "float32"
 
 
-def autocast(precision: str) -> AbstractContextManager[object]:
-    """The context in which losses are computed."""
-    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bfloat16")
+def autocast(precision: str, device: str = "cpu") -> AbstractContextManager[object]:
+    """The context in which losses are computed, on a kind of device."""
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def _seconds(dtype: torch.dtype) -> float:

@@ -27,6 +27,7 @@ Sharding = Literal["ddp", "fsdp", "hsdp"]
 Checkpointing = Literal["none", "selective", "full"]
 PrecisionName = Literal["auto", "float32", "bfloat16"]
 Decoding = Literal["fast", "exact"]
+StoredName = Literal["float32", "bfloat16", "float16"]
 EyeName = Literal["last-layer", "frozen", "all"]
 Tracker = Literal["tensorboard", "wandb", "trackio"]
 
@@ -145,21 +146,22 @@ class ComputeRecipe:
     """How a step is computed.
 
     Attributes:
-        micro_batches: a step's rows are computed in so many parts, one after the other.
+        micro_batches: a step's rows are cut into so many batches, which the devices share, each one after the other; a
+            run keeps their number, so that it can go on with other devices. 0: one a device.
         checkpointing: `full` keeps what enters a block and computes the rest again, `selective` also keeps products.
         compile: run through torch.compile.
     """
 
     precision: PrecisionName = "auto"
-    micro_batches: int = 1
+    micro_batches: int = 0
     checkpointing: Checkpointing = "none"
     compile: bool = False
 
     def __post_init__(self) -> None:
         _check_choice("precision", self.precision, get_args(PrecisionName))
         _check_choice("checkpointing", self.checkpointing, get_args(Checkpointing))
-        if self.micro_batches < 1:
-            raise ValueError(f"micro_batches={self.micro_batches}; give at least 1")
+        if self.micro_batches < 0:
+            raise ValueError(f"micro_batches={self.micro_batches}; give at least 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,13 +201,16 @@ class SaveRecipe:
 
     Attributes:
         every: steps.   keep: the newest so many stay.   keep_every: and every so many steps one for good; 0: none.
+        dtype: of the weights that others open; a run goes on from float32.
     """
 
     every: int = 500
     keep: int = 2
     keep_every: int = 0
+    dtype: StoredName = "bfloat16"
 
     def __post_init__(self) -> None:
+        _check_choice("dtype", self.dtype, get_args(StoredName))
         if self.every < 1 or self.keep < 1 or self.keep_every % self.every:
             raise ValueError(
                 f"every={self.every}, keep={self.keep}, keep_every={self.keep_every}; the first two are at least 1,"
@@ -220,7 +225,7 @@ class ShowRecipe:
     Attributes:
         log_every: steps between lines of the log.
         validate_every: steps between validations.
-        validation: held-out shards.   validation_documents: as many of them are read.
+        validation: held-out shards.   validation_documents: the first so many of each entry are read.
         samples: documents of which a continuation is written out.   sample_tokens: of each.
         trackers: who is told beside log.jsonl.
     """

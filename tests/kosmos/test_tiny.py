@@ -93,7 +93,7 @@ def test_captions_of_held_out_photographs_follow_the_picture(kosmos_data: Path, 
     model = kosmos.load("tiny", dtype="float32", quantize=quantize)  # type: ignore[arg-type]
     items = held_out_photographs(kosmos_data)[:100]
     found = caption_scores(model, [i.picture for i in items], [i.captions for i in items], num_beams=1)
-    # A sample of 100 wavers by about 0.05; docs/training.md has the figures of all 1,000.
+    # A sample of 100 wavers by about 0.05; docs/models/tiny.md has the figures of all 1,000.
     assert found.picture >= 0.36
     assert found.picture >= 5 * found.grey
     assert found.picture >= 3 * found.other

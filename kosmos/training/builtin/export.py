@@ -1,23 +1,26 @@
-"""From the state of a run to a checkpoint folder: averaged weights, the eye, the words, the card and the eye's terms.
+"""The built-in model as a checkpoint folder: averaged weights, the eye, the words, the card and the eye's terms.
 
 Weights are stored in float16: 11 bits of mantissa, and no weight of these models comes near its range; bfloat16 has 8.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from kosmos.chat import DEFAULT_CHAT_TEMPLATE
 from kosmos.checkpoint import save_checkpoint
 from kosmos.config import KosmosConfig
-from kosmos.model import KosmosModel
+from kosmos.training.publishing import plain_model
 from vision.efficientnet import EYE_PACKAGE
 
-__all__ = ["export"]
+__all__ = ["exporter"]
 
 NOTICE = """\
 The weights under `tower.` in model.safetensors are those of EfficientNet-Lite0, trained on ImageNet, taken from the
@@ -29,27 +32,21 @@ half precision.
 """
 
 
-def export(config: KosmosConfig, state: Path, eye: torch.nn.Module, tokenizer_model: bytes, folder: Path) -> None:
-    """Write the averaged weights of a run's state as a checkpoint folder, whole or not at all.
+def exporter(
+    config: KosmosConfig, weights: Mapping[str, Tensor], eye: Mapping[str, Tensor], tokenizer_model: bytes
+) -> Callable[[Path], None]:
+    """What writes a checkpoint folder, whole or not at all.
 
-    Raises: ValueError if the state is of another shape than `config`.
+    Args:
+        weights: of resampler and decoder.   eye: of the tower they were trained behind.
     """
-    model = KosmosModel(config)
-    model.tower.load_state_dict(eye.state_dict())
-    model.tower.requires_grad_(False)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    average = torch.load(state, weights_only=True)["average"]
-    if [tuple(part.shape) for part in average] != [tuple(part.shape) for part in trained]:
-        raise ValueError(f"{state} is of another shape than {config.name}; train in a new run folder")
-    with torch.no_grad():
-        for parameter, mean in zip(trained, average, strict=True):
-            parameter.copy_(mean)
-    save_checkpoint(
+    model = plain_model(config, {**weights, **{f"tower.{name}": tensor for name, tensor in eye.items()}})
+    return partial(
+        save_checkpoint,
         model,
-        folder,
         tokenizer_model=tokenizer_model,
         chat_template=DEFAULT_CHAT_TEMPLATE,
-        card=_card(config, sum(parameter.numel() for parameter in trained)),
+        card=_card(config, sum(tensor.numel() for tensor in weights.values())),
         dtype=torch.float16,
         extra_files=_terms(),
     )

@@ -20,9 +20,15 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from vision.efficientnet import FEATURE_WIDTH, NUM_FEATURES, EfficientNetLite0
+from vision.efficientnet import (
+    FEATURE_WIDTH,
+    NUM_FEATURES,
+    EfficientNetLite0,
+    folded_weights,
+    registry_weights,
+)
 
-__all__ = ["FEATURE_CEILING", "Eye", "cached_features", "features_of", "picture_view", "restored"]
+__all__ = ["FEATURE_CEILING", "Eye", "cached_features", "features_of", "load_eye", "picture_view", "restored"]
 
 FEATURE_CEILING = 6.0  # ReLU6
 IMAGE_SIZE = 224
@@ -61,6 +67,13 @@ def picture_view(picture: bytes, view: int, *, key: str) -> Bytes:
     seen = opened.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC, box=box)
     seen = ImageOps.mirror(seen) if view % 2 else seen
     return np.ascontiguousarray(np.asarray(seen, dtype=np.uint8).transpose(2, 0, 1))
+
+
+def load_eye() -> Eye:
+    """The frozen eye with the registry package's weights."""
+    eye = Eye()
+    eye.load_state_dict(folded_weights(torch.load(registry_weights(), weights_only=True)))
+    return eye.eval()
 
 
 def _squeezed(features_NPW: Tensor) -> Bytes:

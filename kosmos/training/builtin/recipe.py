@@ -1,6 +1,6 @@
 """How the built-in model is trained, as plain values: mixture, stages, validation. No torch here.
 
-docs/training.md says what came of it.
+docs/models/tiny.md says what came of it.
 """
 
 from __future__ import annotations

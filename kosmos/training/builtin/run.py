@@ -7,6 +7,8 @@ reward) and the export. What captions are worth is handed in (`metric`), since t
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -15,18 +17,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from data_pipelines.loader.loader import Loader
 from data_pipelines.loader.stream import Stream
 from data_pipelines.mixture import Component, Mixture
+from kosmos.checkpoint import newest_step
 from kosmos.model import KosmosModel
 from kosmos.packed import Packed
 from kosmos.presets import preset
 from kosmos.processor import Processor
 from kosmos.training.builtin.corpus import Corpus
 from kosmos.training.builtin.encoder import Photograph, PhotographEncoder, TinyEncoder
-from kosmos.training.builtin.export import export
-from kosmos.training.builtin.features import Eye, restored
+from kosmos.training.builtin.export import exporter
+from kosmos.training.builtin.features import load_eye, restored
 from kosmos.training.builtin.recipe import MixtureRecipe, TinyRecipe
 from kosmos.training.builtin.reward import RewardObjective
 from kosmos.training.builtin.rollout import Layout
@@ -34,21 +38,26 @@ from kosmos.training.builtin.stored_features import StoredFeatures
 from kosmos.training.builtin.validation import CaptionValidation, MetricOf
 from kosmos.training.builtin.vocabulary import train_vocabulary
 from kosmos.training.distributed import run_ranks
-from kosmos.training.loop import Learner, RunFolder, Stage, train
-from kosmos.training.objective import KosmosObjective, Sum
+from kosmos.training.learner import Learner
+from kosmos.training.loop import Progress, Run, Stage, train
+from kosmos.training.objective import KosmosObjective, Part, Sum
+from kosmos.training.parallel import Parallel
 from kosmos.training.precision import Precision, autocast, chosen_precision
-from kosmos.training.recipe import OptimiserRecipe
+from kosmos.training.publishing import gather_weights
+from kosmos.training.recipe import OptimiserRecipe, SaveRecipe
+from kosmos.training.run_folder import RunFolder
+from kosmos.training.run_log import RunLog
+from kosmos.training.training_state import VALUES
+from kosmos.weight_files import write_folder
 from text.tokenizer import Tokenizer
-from vision.efficientnet import folded_weights, registry_weights
 
-__all__ = ["Paths", "load_eye", "prepare", "streams", "train_tiny"]
+__all__ = ["Paths", "prepare", "streams", "train_tiny"]
 
 KINDS = ("caption", "text", "interleaved")
 PHOTOGRAPHS = "photographs-train"
 LANES, LOOK_AHEAD = 16, 4  # few documents, small batches: little to read again on resume
 BOOK_SHARE_OF_WORDS = 4  # every 4th piece of a book teaches the vocabulary: captions are what it is for
 
-Progress = Callable[[str, int, int, Mapping[str, float]], None]
 Streams = dict[str, Stream[Any, Any]]
 
 
@@ -74,13 +83,6 @@ class Paths:
     def features(self, name: str, views: int = 1) -> StoredFeatures:
         """What the eye saw of a set's pictures."""
         return StoredFeatures(self.corpus.shards(name), self.cache / "features", views=views)
-
-
-def load_eye() -> Eye:
-    """The frozen eye with the registry package's weights."""
-    eye = Eye()
-    eye.load_state_dict(folded_weights(torch.load(registry_weights(), weights_only=True)))
-    return eye.eval()
 
 
 def prepare(recipe: TinyRecipe, paths: Paths, *, told: Callable[[str], None]) -> None:
@@ -146,13 +148,17 @@ class _Run:
     rank: int
     ranks: int
 
-    def losses(self, objective: KosmosObjective, batch: Mapping[str, Any]) -> dict[str, Sum]:
-        """Sums of the packed parts of a step."""
-        packed = {name: part for name, part in batch.items() if isinstance(part, Packed)}
+    def parts(self, objective: KosmosObjective, batch: Mapping[str, Any], weight: float = 1.0) -> list[Part]:
+        """The kinds of a step."""
         # Every rank names every kind, also one of which all its documents were bad: ranks add what stands in one place.
-        nothing = {kind: Sum(torch.zeros(()), 0.0, 1.0) for kind in KINDS}
+        return [partial(self._sums, objective, kind, batch[kind], weight) for kind in KINDS]
+
+    def _sums(self, objective: KosmosObjective, kind: str, packed: object, weight: float) -> dict[str, Sum]:
+        if not isinstance(packed, Packed):
+            return {kind: Sum(torch.zeros(()), 0.0, weight)}
         with autocast(self.precision):
-            return {**nothing, **objective.losses(packed)}
+            found = objective.losses({kind: packed})
+        return {name: replace(one, weight=weight) for name, one in found.items()}
 
     def loader(self, more: Streams, seed: int) -> Loader[Any]:
         """This rank's share of the streams, and of more."""
@@ -173,6 +179,7 @@ def _work(
     """What every rank does; the ranks differ in their share of the batches alone."""
     config = preset(recipe.name)
     processor = Processor(Tokenizer(paths.tokenizer, specials=config.tokenizer.specials), config, pictures="late")
+    eye = load_eye().state_dict()
     torch.manual_seed(recipe.seed)
     model = KosmosModel(config)
     model.tower.requires_grad_(False)
@@ -187,7 +194,23 @@ def _work(
         ranks=ranks,
     )
     stages = [_words_stage(run), _reward_stage(run, reward)]
-    train(Learner(model), stages, RunFolder(paths.run), seed=recipe.seed, rank=rank, ranks=ranks, progress=progress)
+    parallel = Parallel(rank=rank, ranks=ranks, first=rank == 0)
+    folder = RunFolder(paths.run, SaveRecipe(keep=1))
+    log = RunLog(paths.run) if parallel.first else None
+    write_model = partial(_writer, model, eye, parallel, paths)
+    ends = Run(folder=folder, log=log, seed=recipe.seed, progress=progress, write_model=write_model)
+    try:
+        train(Learner(model, parallel), stages, ends)
+    finally:
+        folder.close()
+
+
+def _writer(
+    model: KosmosModel, eye: Mapping[str, Tensor], parallel: Parallel, paths: Paths
+) -> Callable[[Path], None] | None:
+    """What writes the checkpoint of a step, on the first rank; training itself never looks through the eye."""
+    weights = {name: one for name, one in gather_weights(model, parallel).items() if not name.startswith("tower.")}
+    return exporter(model.config, weights, eye, paths.tokenizer.read_bytes()) if parallel.first else None
 
 
 def _validation(
@@ -206,7 +229,7 @@ def _words_stage(run: _Run) -> Stage:
         name="words",
         optimiser=recipe.optimiser,
         batches=run.loader({}, recipe.seed),
-        losses=lambda batch, step: run.losses(objective, batch),
+        parts=lambda batch, step: run.parts(objective, batch),
         validate=run.validation,
         validate_every=recipe.validate_every,
         log_every=recipe.log_every,
@@ -229,21 +252,22 @@ def _reward_stage(run: _Run, reward: MetricOf) -> Stage:
         max_length=1,
     )
 
-    def losses(batch: Mapping[str, Any], step: int) -> dict[str, Sum]:
-        # The words go on being learnt beside the reward.
-        kept = run.losses(objective, batch)
-        weighed = {name: replace(part, weight=recipe.reward.cross_entropy) for name, part in kept.items()}
+    def rewards(batch: Mapping[str, Any], step: int) -> dict[str, Sum]:
         chosen: tuple[Photograph, ...] = batch["photographs"]
         seen = restored(np.stack([features(photograph.key, 0, photograph.view) for photograph in chosen]))
         seed = (recipe.seed * 1_000_003 + step) * run.ranks + run.rank
         with autocast(run.precision):
-            return {**rewarded.losses([numbers[p.key] for p in chosen], seen, seed=seed), **weighed}
+            return rewarded.losses([numbers[p.key] for p in chosen], seen, seed=seed)
+
+    def parts(batch: Mapping[str, Any], step: int) -> list[Part]:
+        # The words go on being learnt beside the reward.
+        return [*run.parts(objective, batch, recipe.reward.cross_entropy), partial(rewards, batch, step)]
 
     return Stage(
         name="reward",
         optimiser=_reward_optimiser(recipe),
         batches=run.loader({"photographs": photographs}, recipe.seed + 1),
-        losses=losses,
+        parts=parts,
         validate=run.validation,
         validate_every=recipe.reward.validate_every,
         log_every=recipe.reward.log_every,
@@ -284,7 +308,11 @@ def train_tiny(
     prepare(recipe, paths, told=told)
     run_ranks(ranks, partial(_work, recipe, paths, used, metric, reward, progress), paths.run)
     told("writing the checkpoint")
-    export(preset(recipe.name), paths.run / "state.pt", load_eye(), paths.tokenizer.read_bytes(), paths.output)
+    last = newest_step(paths.run)
+    with write_folder(paths.output, known=re.compile(".*")) as temporary:
+        for path in last.iterdir():
+            if path.is_file() and path.name != VALUES:
+                shutil.copyfile(path, temporary / path.name)
 
 
 def _keep_config(recipe: TinyRecipe, paths: Paths, ranks: int, precision: Precision) -> str:

@@ -13,7 +13,7 @@ from kosmos.science import experts
 from kosmos.science.experts import ExpertsRun, Observer
 from kosmos.science.language import byte_corpus, pieces
 from kosmos.science.runs import logged, read_runs
-from kosmos.training.loop import RunFolder
+from kosmos.training.run_log import RunLog
 from kosmos.transformer.experts import experts_of
 from kosmos.transformer.stack import Decoder
 
@@ -39,14 +39,14 @@ def test_one_row_meets_as_many_weights_as_in_the_dense_model(router: str) -> Non
 
 def test_looking_twice_at_the_same_weights_finds_no_fluctuation(data: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model, place = Decoder(replace(TOY, num_words=256).config).eval(), RunFolder(tmp_path)
+    model, place = Decoder(replace(TOY, num_words=256).config).eval(), tmp_path
     observer = Observer(model, pieces(byte_corpus(data), length=16, count=8, within=16), place, every=1)
     assert set(observer.look()) == {"held_out", "RC"}
-    place.write({"loss": 1.0})
+    RunLog(place, ()).write({"loss": 1.0})
     assert observer.look()["RF"] == 0.0
     with torch.no_grad():
         experts_of(model)[0].router.reduction.neg_()  # type: ignore[union-attr, operator]
-    place.write({"loss": 1.0})
+    RunLog(place, ()).write({"loss": 1.0})
     assert observer.look()["RF"] > 0.5
 
 
@@ -64,18 +64,18 @@ def test_a_killed_run_goes_on_to_the_same_figures(data: Path, tmp_path: Path, mo
     recipe = experts.LanguageRecipe
     monkeypatch.setattr(experts, "LanguageRecipe", lambda **values: recipe(**values, save_every=5))
     experts.do([TOY], data, tmp_path / "whole", lambda line: None)
-    write = RunFolder.write
+    write = RunLog.write
 
-    def write_or_die(folder: RunFolder, record: dict[str, object]) -> None:
+    def write_or_die(log: RunLog, record: dict[str, object]) -> None:
         if record["step"] == 13:
             raise Killed
-        write(folder, record)
+        write(log, record)
 
-    monkeypatch.setattr(RunFolder, "write", write_or_die)
+    monkeypatch.setattr(RunLog, "write", write_or_die)
     with pytest.raises(Killed):
         experts.do([TOY], data, tmp_path / "cut", lambda line: None)
-    monkeypatch.setattr(RunFolder, "write", write)
-    assert len(logged(RunFolder(tmp_path / "cut" / TOY.name), "loss")) == 12
+    monkeypatch.setattr(RunLog, "write", write)
+    assert len(logged(tmp_path / "cut" / TOY.name, "loss")) == 12
     experts.do([TOY], data, tmp_path / "cut", lambda line: None)
     whole, cut = (read_runs(tmp_path / name, ExpertsRun)[0].figures for name in ("whole", "cut"))
     assert cut == whole

@@ -16,7 +16,6 @@ from kosmos.science import stability
 from kosmos.science.language import byte_corpus
 from kosmos.science.runs import Figures, do_runs, logged, read_runs
 from kosmos.science.stability import StabilityRun
-from kosmos.training.loop import RunFolder
 
 TINY = StabilityRun(norms="subln", num_layers=1, learning_rate=1e-3, seed=0, steps=6, width=8, sequences=2, length=16)
 
@@ -34,14 +33,14 @@ PROCESS = """
 import functools, json, os, signal, sys
 from pathlib import Path
 from kosmos.science import stability
-from kosmos.training.loop import RunFolder
+from kosmos.training.run_log import RunLog
 data, folder, dies_at, values = sys.argv[1:]
-write = RunFolder.write
+write = RunLog.write
 def write_or_die(self, record):
     if record["step"] == int(dies_at):
         os.kill(os.getpid(), signal.SIGKILL)
     write(self, record)
-RunFolder.write = write_or_die
+RunLog.write = write_or_die
 stability.LanguageRecipe = functools.partial(stability.LanguageRecipe, save_every=2)
 stability.do([stability.StabilityRun(**json.loads(values))], Path(data), Path(folder), print)
 """
@@ -50,7 +49,7 @@ stability.do([stability.StabilityRun(**json.loads(values))], Path(data), Path(fo
 def test_a_finished_run_is_not_repeated(tmp_path: Path) -> None:
     done: list[str] = []
 
-    def perform(run: Guess, place: RunFolder) -> Figures:
+    def perform(run: Guess, place: Path) -> Figures:
         done.append(run.name)
         return {"value": run.value}
 
@@ -87,12 +86,12 @@ def test_a_killed_process_goes_on_to_the_same_bytes(data: Path, tmp_path: Path) 
     assert _in_a_process(data, whole.parent, dies_at=0).returncode == 0
     assert _in_a_process(data, cut.parent, dies_at=5).returncode == -signal.SIGKILL
     assert not (cut / "result.json").exists()
-    assert len(logged(RunFolder(cut), "loss")) == 4
+    assert len(logged(cut, "loss")) == 4
     assert _in_a_process(data, cut.parent, dies_at=0).returncode == 0
     assert (cut / "result.json").read_bytes() == (whole / "result.json").read_bytes()
-    losses = logged(RunFolder(cut), "loss")
+    losses = logged(cut, "loss")
     assert len(losses) == TINY.steps
-    assert losses == logged(RunFolder(whole), "loss")
+    assert losses == logged(whole, "loss")
 
 
 def _in_a_process(data: Path, folder: Path, *, dies_at: int) -> subprocess.CompletedProcess[str]:
@@ -106,7 +105,7 @@ def _in_a_process(data: Path, folder: Path, *, dies_at: int) -> subprocess.Compl
 
 def test_a_run_stops_at_the_first_loss_that_is_not_finite(data: Path, tmp_path: Path) -> None:
     wild = replace(TINY, norms="post", learning_rate=1e20)
-    figures = stability.perform(wild, RunFolder(tmp_path / "wild"), byte_corpus(data))
+    figures = stability.perform(wild, tmp_path / "wild", byte_corpus(data))
     steps = figures["steps_finite"]
     assert steps is not None
     assert steps < wild.steps

@@ -1,0 +1,127 @@
+"""A run folder from shards: it learns, opens as it is, goes on exactly after any end, and says what does not fit."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import kosmos
+from kosmos.training.recipe import ExpertsRecipe, LoraRecipe, StreamRecipe, TrainRecipe
+from kosmos.training.run import STOPPED, train_kosmos
+from tests.kosmos.training.small_run import logged_figures, small_recipe, write_base, write_recipe_file
+from text.tokenizer import Tokenizer
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, small_tokenizer: Tokenizer) -> TrainRecipe:
+    """Twelve steps from a random checkpoint."""
+    return small_recipe(tmp_path, write_base(tmp_path / "base", small_tokenizer))
+
+
+def _in_a_process(recipe: TrainRecipe, run: Path, *ending: str) -> subprocess.CompletedProcess[str]:
+    path = write_recipe_file(recipe, run.with_suffix(".json"))
+    return subprocess.run(
+        [sys.executable, "-m", "tests.kosmos.training.small_run", str(path), str(run), *ending],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def test_a_run_learns_and_its_folder_opens_as_it_is(tmp_path: Path, recipe: TrainRecipe) -> None:
+    last = train_kosmos(recipe, tmp_path / "run")
+    lines = logged_figures(tmp_path / "run")
+    assert last.name == "step-000012"
+    assert float(str(lines[-1]["validation_loss"])) < float(str(lines[5]["validation_loss"]))
+    assert {"caption", "text", "gradient_norm", "learning_rate"} <= set(lines[0])
+    assert {"validation_pictures", "validation_text", "samples"} <= set(lines[-1])
+    opened = kosmos.load(tmp_path / "run", dtype="float32")
+    assert opened.generate(["the 3 dogs"], max_new_tokens=3)[0].ids
+    assert (tmp_path / "run" / "curves.html").exists()
+
+
+def test_checkpoints_hold_the_averaged_weights_and_are_kept_as_asked(tmp_path: Path, recipe: TrainRecipe) -> None:
+    train_kosmos(recipe, tmp_path / "run")
+    assert sorted(path.name for path in (tmp_path / "run").glob("step-*")) == ["step-000008", "step-000012"]
+    base = kosmos.load(tmp_path / "base", dtype="float32").network.state_dict()
+    found = kosmos.load(tmp_path / "run", dtype="float32").network.state_dict()
+    frozen = "tower.visual.transformer.resblocks.0.mlp.c_fc.weight"
+    assert torch.equal(base[frozen], found[frozen])
+    assert not torch.equal(base["decoder.embedding.weight"], found["decoder.embedding.weight"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", ["1", "5", "8", "11"])
+def test_a_run_killed_at_any_step_goes_on_to_the_same_losses(tmp_path: Path, recipe: TrainRecipe, step: str) -> None:
+    train_kosmos(recipe, tmp_path / "unbroken")
+    killed = _in_a_process(recipe, tmp_path / "killed", "SIGKILL", step)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    resumed = _in_a_process(recipe, tmp_path / "killed")
+    assert resumed.returncode == 0, resumed.stderr
+    assert logged_figures(tmp_path / "killed") == logged_figures(tmp_path / "unbroken")
+
+
+@pytest.mark.slow
+def test_sigterm_saves_the_step_and_leaves_with_the_code_schedulers_know(tmp_path: Path, recipe: TrainRecipe) -> None:
+    ended = _in_a_process(recipe, tmp_path / "run", "SIGTERM", "5")
+    assert ended.returncode == STOPPED == 143, ended.stderr
+    assert json.loads((tmp_path / "run" / "step-000005" / "state.json").read_text())["step"] == 5
+    assert train_kosmos(recipe, tmp_path / "run").name == "step-000012"
+
+
+def test_adapters_train_alone_and_steps_open_without_them(tmp_path: Path, recipe: TrainRecipe) -> None:
+    lora = replace(recipe, lora=LoraRecipe(rank=2), optimiser=replace(recipe.optimiser, learning_rate=1e-2))
+    last = train_kosmos(lora, tmp_path / "run")
+    assert (last / "adapter" / "adapter_model.safetensors").exists()
+    base = kosmos.load(tmp_path / "base", dtype="float32").network.state_dict()
+    found = kosmos.load(tmp_path / "run", dtype="float32").network.state_dict()
+    assert torch.equal(base["decoder.embedding.weight"], found["decoder.embedding.weight"])
+    query = "decoder.blocks.0.attention.q_proj.weight"
+    assert not torch.equal(base[query], found[query])
+
+
+def test_one_flag_makes_a_sparse_variant_whose_balance_is_logged(tmp_path: Path, recipe: TrainRecipe) -> None:
+    train_kosmos(replace(recipe, experts=ExpertsRecipe(num=4)), tmp_path / "run")
+    lines = logged_figures(tmp_path / "run")
+    assert 0.5 < float(str(lines[0]["balance"])) < 4
+    assert "experts_entropy" in lines[-1]
+    assert kosmos.load(tmp_path / "run").network.config.decoder.experts is not None
+
+
+def test_a_folder_of_another_run_is_refused_with_what_differs(tmp_path: Path, recipe: TrainRecipe) -> None:
+    short = replace(recipe, optimiser=replace(recipe.optimiser, steps=1))
+    train_kosmos(short, tmp_path / "run")
+    with pytest.raises(ValueError, match=r"another run: optimiser\.learning_rate 0\.003 there, 0\.1 here"):
+        train_kosmos(replace(short, optimiser=replace(short.optimiser, learning_rate=0.1)), tmp_path / "run")
+
+
+def test_devices_that_cannot_share_the_batches_are_refused(tmp_path: Path, recipe: TrainRecipe) -> None:
+    long = replace(recipe.data, text=StreamRecipe(shards=recipe.data.text.shards, tokens=100, max_length=64))
+    with pytest.raises(ValueError, match="100 tokens in 2 batches leave 50 each"):
+        train_kosmos(replace(recipe, data=long), tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_missing_shard_is_named_before_training(tmp_path: Path, recipe: TrainRecipe) -> None:
+    gone = replace(recipe.data, text=replace(recipe.data.text, shards=(str(tmp_path / "nowhere"),)))
+    with pytest.raises((OSError, ValueError), match="nowhere"):
+        train_kosmos(replace(recipe, data=gone), tmp_path / "run")
+
+
+def test_what_cannot_fit_is_said_before_it_is_built(tmp_path: Path, recipe: TrainRecipe) -> None:
+    huge = replace(
+        recipe,
+        model="kosmos1",
+        tokenizer="none",
+        data=replace(recipe.data, text=StreamRecipe(shards=recipe.data.text.shards, tokens=1 << 26, max_length=2048)),
+    )
+    with pytest.raises(ValueError, match=r"kosmos1 needs .* GB on each device"):
+        train_kosmos(huge, tmp_path / "run")
