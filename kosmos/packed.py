@@ -6,7 +6,8 @@ Legend: R rows (all tokens of all sequences), N images, L latents of an image, P
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,6 +58,8 @@ class Packed:
 
     def to(self, device: torch.device | str) -> Packed:
         """The same with every tensor on `device`; nothing is copied that is there already."""
-        tensors = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        moved = {name: part.to(device, non_blocking=True) for name, part in tensors.items() if isinstance(part, Tensor)}
-        return replace(self, **moved)
+        values: dict[str, Any] = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        for name, part in values.items():
+            if isinstance(part, Tensor):
+                values[name] = part.to(device, non_blocking=True)
+        return Packed(**values)

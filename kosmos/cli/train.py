@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["PRESETS", "add_arguments", "run"]
 
 MAX_RANKS = 64
+MIXTURES = (".yaml", ".yml")  # name their shards themselves
 RUN = ("--run", "--run-folder")
 
 PRESETS: Mapping[str, str] = {
@@ -152,13 +153,13 @@ def _check(recipe: TrainRecipe) -> None:
             f"{recipe.name} has no shards; give --data.caption.shards FOLDER ..., or those of {kinds}"
         )
     for stream in recipe.data.streams.values():
-        expand([path for path in stream.shards if is_local(path)])
+        expand([path for path in stream.shards if is_local(path) and not path.endswith(MIXTURES)])
     expand([path for path in recipe.show.validation if is_local(path)])
-    if recipe.model in MODELS and not recipe.tokenizer:
+    if recipe.model in MODELS and recipe.model != TINY.name and not recipe.tokenizer:
         raise argparse.ArgumentTypeError(
             f"{recipe.model} starts anew and needs its words; give a SentencePiece file by --tokenizer FILE"
         )
-    if recipe.model in MODELS:
+    if recipe.model in MODELS and recipe.tokenizer:
         _check_file(recipe.tokenizer, "--tokenizer")
     elif recipe.model.startswith((".", "/", "~", "runs/")) and not Path(recipe.model).expanduser().exists():
         raise FileNotFoundError(2, "no checkpoint or run folder for --model", recipe.model)

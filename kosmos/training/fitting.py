@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ import torch
 from kosmos.checkpoint import checkpoint_folder, read_config
 from kosmos.config import KosmosConfig
 from kosmos.huggingface import config_of_kosmos2, is_kosmos2
+from kosmos.pretrained import BUILT_IN
 from kosmos.training.distributed import Launch
 from kosmos.training.learning import usual_eye
 from kosmos.training.planning.activations import FORMATS, Load
@@ -69,7 +71,7 @@ def _config(recipe: TrainRecipe) -> KosmosConfig | None:
     config = config_of(recipe)
     if config is not None:
         return config
-    path = Path(recipe.model).expanduser()
+    path = Path(str(files("kosmos") / recipe.model)) if recipe.model in BUILT_IN else Path(recipe.model).expanduser()
     if not path.is_dir():
         return None
     found = config_of_kosmos2(path) if is_kosmos2(path) else read_config(checkpoint_folder(path))

@@ -91,7 +91,7 @@ class Learner:
         rate = self._rate(number)
         if self._usual(norm):
             scale = min(1.0, self.recipe.clip_norm / (norm + 1e-6)) / count
-            torch._foreach_mul_([p.grad for p in weights], scale)
+            torch._foreach_mul_([p.grad for p in weights if p.grad is not None], scale)
             self._update(number, rate, norm)
         else:
             self._pass_over(number, norm)

@@ -15,7 +15,7 @@ from kosmos.chat import DEFAULT_CHAT_TEMPLATE
 from kosmos.config import KosmosConfig
 from kosmos.model import KosmosModel
 from kosmos.presets import PRESETS, preset
-from kosmos.pretrained import open_checkpoint
+from kosmos.pretrained import BUILT_IN, open_checkpoint
 from kosmos.processor import Processor
 from kosmos.training.recipe import TrainRecipe
 from kosmos.training.sparse import sparse_config, upcycled
@@ -43,8 +43,9 @@ class Start:
 
 
 def config_of(recipe: TrainRecipe) -> KosmosConfig | None:
-    """The shape of a model that starts anew; None where a checkpoint says it."""
-    return sparse_config(preset(recipe.model), recipe.experts) if recipe.model in PRESETS else None
+    """The shape of a model that starts anew; None where a checkpoint says it, as the built-in one's without words."""
+    anew = recipe.model in PRESETS and (recipe.tokenizer or recipe.model not in BUILT_IN)
+    return sparse_config(preset(recipe.model), recipe.experts) if anew else None
 
 
 def start(recipe: TrainRecipe) -> Start:
