@@ -21,7 +21,7 @@ from kosmos.checkpoint import newest_step
 from kosmos.packed import Packed
 from kosmos.pretrained import Kosmos
 from kosmos.processor import Processor
-from kosmos.training.curves import write_curves
+from kosmos.training.curves import CURVES, write_curves
 from kosmos.training.distributed import Launch, joined, launch
 from kosmos.training.fitting import check_memory
 from kosmos.training.kept_recipe import kept_recipe, write_recipe
@@ -47,7 +47,6 @@ from kosmos.training.validation import HeldOut, continuations, read_held_out
 __all__ = ["STOPPED", "train_kosmos"]
 
 STOPPED = 128 + signal.SIGTERM  # what schedulers and torchrun take for "asked to end"
-CURVES = "curves.html"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 

@@ -37,6 +37,7 @@ from kosmos.training.builtin.rollout import Layout
 from kosmos.training.builtin.stored_features import StoredFeatures
 from kosmos.training.builtin.validation import CaptionValidation, MetricOf
 from kosmos.training.builtin.vocabulary import train_vocabulary
+from kosmos.training.curves import CURVES, write_curves
 from kosmos.training.distributed import run_ranks
 from kosmos.training.learner import Learner
 from kosmos.training.loop import Progress, Run, Stage, train
@@ -46,7 +47,7 @@ from kosmos.training.precision import Precision, autocast, chosen_precision
 from kosmos.training.publishing import gather_weights
 from kosmos.training.recipe import OptimiserRecipe, SaveRecipe
 from kosmos.training.run_folder import RunFolder
-from kosmos.training.run_log import RunLog
+from kosmos.training.run_log import LOG, RunLog
 from kosmos.training.training_state import VALUES
 from kosmos.weight_files import write_folder
 from text.tokenizer import Tokenizer
@@ -198,7 +199,14 @@ def _work(
     folder = RunFolder(paths.run, SaveRecipe(keep=1))
     log = RunLog(paths.run) if parallel.first else None
     write_model = partial(_writer, model, eye, parallel, paths)
-    ends = Run(folder=folder, log=log, seed=recipe.seed, progress=progress, write_model=write_model)
+    ends = Run(
+        folder=folder,
+        log=log,
+        seed=recipe.seed,
+        progress=progress,
+        write_model=write_model,
+        validated=partial(write_curves, paths.run / LOG, paths.run / CURVES, recipe.name),
+    )
     try:
         train(Learner(model, parallel), stages, ends)
     finally:
