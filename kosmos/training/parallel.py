@@ -42,7 +42,7 @@ class Parallel:
         rank, ranks: whose share of the batches this is, of how many; devices that split matrices share one.
         first: this process writes logs.
         group: the processes with other shares of the batches; None: all.
-        root: the objective whose weights are DTensors and which reduces its gradients itself.
+        root: the objective, where its weights are DTensors and add up their gradients themselves.
     """
 
     rank: int = 0
@@ -70,8 +70,8 @@ class Parallel:
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """After the last backward: each `.grad` becomes the sum over the shares of the batches, where it is not yet."""
-        if self.root is None:
-            self.add([parameter.grad for parameter in parameters if parameter.grad is not None])
+        plain = [parameter.grad for parameter in parameters if not isinstance(parameter, DTensor)]
+        self.add([gradient for gradient in plain if gradient is not None])
 
     def gradient_norm(self, parameters: Iterable[nn.Parameter]) -> Tensor:
         """2-norm of all gradients together, over every device's shares; a plain fp32 scalar, equal everywhere."""
@@ -239,16 +239,17 @@ def _shard(objective: nn.Module, model: KosmosModel, mesh: DeviceMesh, policy: M
     The root gathers for its forward, in which all of these are read, and adds its gradients after all others: rows
     without a picture pass the tower by, and devices that gathered or added in another order than others would wait for
     ever. It gives up what it gathered as blocks do: it would keep old values where weights are exchanged between two
-    forwards.
+    forwards. Numbers that stand alone, such as a router's temperature, stay whole on every device.
     """
     # One copy a row of the mesh is FSDP; several are HSDP, which with shares of 1 is data parallelism on DTensors.
     data = mesh["shard"] if mesh.size(0) == 1 else mesh["replica", "shard"]
     blocks = list(model.decoder.blocks)
+    alone = {parameter for parameter in objective.parameters() if parameter.ndim == 0}
     for block in blocks:
-        fully_shard(block, mesh=data, mp_policy=policy, reshard_after_forward=True)
+        fully_shard(block, mesh=data, mp_policy=policy, reshard_after_forward=True, ignored_params=alone)
     # Weights of targets are counts; they are not to be rounded with the rows.
     inputs = MixedPrecisionPolicy(policy.param_dtype, policy.reduce_dtype, cast_forward_inputs=False)
-    root = fully_shard(objective, mesh=data, mp_policy=inputs, reshard_after_forward=True)
+    root = fully_shard(objective, mesh=data, mp_policy=inputs, reshard_after_forward=True, ignored_params=alone)
     for part in objective.modules():
         if isinstance(part, FSDPModule):
             part.set_gradient_divide_factor(1.0)
