@@ -113,6 +113,7 @@ def test_damaged_steps_do_not_count_among_those_that_stay(folder: RunFolder) -> 
     assert holds(folder, 1)
 
 
+@pytest.mark.slow
 def test_a_run_folder_opens_as_a_model(small_tokenizer: Tokenizer, folder: RunFolder) -> None:
     for step in (1, 2):
         model = small_kosmos(small_tokenizer, seed=step)
