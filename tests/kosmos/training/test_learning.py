@@ -18,6 +18,7 @@ from kosmos.training.recipe import EyeName
 from tests.kosmos.training.pictured import pictured_batch
 from vision import encoder
 from vision.config import TowerConfig
+from vision.encoder import ClipTower
 
 EYES: tuple[EyeName, ...] = ("last-layer", "frozen", "all")
 LAST_OF_THREE = "tower.visual.transformer.resblocks.2."
@@ -139,6 +140,23 @@ def test_layers_below_the_first_that_trains_keep_nothing() -> None:
     assert bytes_kept(deep, "frozen") == 0
     assert bytes_kept(deep, "last-layer") == bytes_kept(shallow, "last-layer") > 0
     assert bytes_kept(deep, "all") > 2 * bytes_kept(shallow, "all")
+
+
+@pytest.mark.parametrize(("eye", "recording"), [("frozen", []), ("last-layer", [2]), ("all", [0, 1, 2])])
+def test_blocks_below_the_first_that_trains_run_without_a_gradient(eye: EyeName, recording: list[int]) -> None:
+    model = built(reduced("base"))
+    choose_parameters(model, eye)
+    assert isinstance(model.tower, ClipTower)
+    seen: list[int] = []
+    for number, block in enumerate(model.tower.visual.transformer.resblocks):
+        block.ln_1.register_forward_pre_hook(lambda *_, n=number: seen.append(n) if torch.is_grad_enabled() else None)
+    pixels = pictured_batch(model.config).pixels
+    assert pixels is not None
+    model.tower(pixels)
+    assert seen == recording
+    with torch.no_grad():
+        model.tower(pixels)
+    assert seen == recording
 
 
 @pytest.mark.parametrize("eye", EYES)

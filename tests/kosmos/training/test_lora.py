@@ -241,19 +241,11 @@ def test_an_adapted_model_keeps_its_deterministic_mode(built: Built) -> None:
     model = built()
     add_adapters(model, RECIPE)
     taught(model).set_deterministic(on=True)
-    batch = pictured_batch(model.config, sequences=3)
-    together = logits(model, batch).split(batch.lengths)
-    assert batch.image_rows is not None
-    assert batch.pixels is not None
-    for place, rows in enumerate(together):
-        here = slice(place * len(rows), (place + 1) * len(rows))
-        alone = Packed(
-            tokens=batch.tokens[here],
-            lengths=(len(rows),),
-            positions=batch.positions[here],
-            image_rows=batch.image_rows[place : place + 1] - here.start,
-            pixels=batch.pixels[place : place + 1],
-        )
+    tokens, lengths = torch.arange(10, 43), (1, 2, 30)  # few rows are what a plain product multiplies otherwise
+    positions = torch.cat([torch.arange(length) for length in lengths])
+    together = logits(model, Packed(tokens=tokens, lengths=lengths, positions=positions))
+    for ids, rows in zip(tokens.split(lengths), together.split(lengths), strict=True):
+        alone = Packed(tokens=ids, lengths=(len(ids),), positions=torch.arange(len(ids)))
         assert torch.equal(logits(model, alone), rows)
 
 
