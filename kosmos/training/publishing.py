@@ -48,8 +48,8 @@ def gather_weights(model: KosmosModel, parallel: Parallel) -> dict[str, Tensor]:
             continue  # the embedding itself
         whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
         if parallel.first:
-            own = whole.detach().cpu()
-            found[name] = own.clone() if name in learnt and own.data_ptr() == tensor.data_ptr() else own
+            # A DTensor on one device, and a tensor of the host, come back as they are: training would change them.
+            found[name] = whole.detach().cpu().clone() if name in learnt else whole.detach().cpu()
     return found
 
 
