@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from kosmos.transformer.kernels.training import are_plain, load_training_rows
+
 __all__ = ["cross_entropy", "rows_at_once"]
 
 LOGITS_AT_ONCE = 1 << 25  # 128 MB in fp32; of smaller chunks, adding to the head's gradient would take a notable share
@@ -123,11 +125,11 @@ def _losses(inputs: _Inputs, manner: _Manner, gradients: _Gradients = NO_GRADIEN
 def _losses_of_chunk(rows: slice, inputs: _Inputs, manner: _Manner, gradients: _Gradients) -> Tensor:
     """A call of its own, so that the large tensors of one chunk are gone before the next."""
     hidden_CD, targets_C1 = inputs.hidden_LD[rows], inputs.targets_L[rows, None]
-    logprobs_CV = _logprobs(hidden_CD, inputs.head_VD)
-    losses_C = _smoothed(logprobs_CV, targets_C1, manner.label_smoothing)
+    # Not the house's faster products: a race between them, won by another after a restart, would change the run's bits.
+    logits_CV = F.linear(hidden_CD, inputs.head_VD)
     if gradients.hidden_LD is None and gradients.head_VD is None:
-        return losses_C
-    slopes_CV = _slopes(logprobs_CV, targets_C1, inputs.weights_L[rows, None], manner).to(manner.dtype)
+        return _smoothed(_logprobs(logits_CV), targets_C1, manner.label_smoothing)
+    losses_C, slopes_CV = _losses_and_slopes(logits_CV, targets_C1, inputs.weights_L[rows, None], manner)
     if gradients.hidden_LD is not None:
         gradients.hidden_LD[rows] = slopes_CV @ inputs.head_VD
     if gradients.head_VD is not None:
@@ -141,9 +143,20 @@ def _chunks(rows: int, chunk: int) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, rows, max(1, size)))
 
 
-def _logprobs(hidden_CD: Tensor, head_VD: Tensor) -> Tensor:
-    # Not the house's faster products: a race between them, won by another after a restart, would change the run's bits.
-    logits_CV = F.linear(hidden_CD, head_VD)
+def _losses_and_slopes(
+    logits_CV: Tensor, targets_C1: Tensor, weights_C1: Tensor, manner: _Manner
+) -> tuple[Tensor, Tensor]:
+    """Nats of each row [C], and the gradient of the weighted sum with respect to the logits [C, V], in their place."""
+    kernels = load_training_rows() if are_plain(logits_CV, weights_C1) and targets_C1.dtype == torch.int64 else None
+    if kernels is not None:
+        targets_C, weights_C = targets_C1[:, 0].contiguous(), weights_C1[:, 0].contiguous()
+        return kernels.word_losses(logits_CV, targets_C, weights_C, manner.label_smoothing), logits_CV
+    logprobs_CV = _logprobs(logits_CV)
+    losses_C = _smoothed(logprobs_CV, targets_C1, manner.label_smoothing)
+    return losses_C, _slopes(logprobs_CV, targets_C1, weights_C1, manner).to(manner.dtype)
+
+
+def _logprobs(logits_CV: Tensor) -> Tensor:
     return torch.log_softmax(logits_CV, dim=-1, dtype=_at_least_fp32(logits_CV.dtype))
 
 

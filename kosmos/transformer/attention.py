@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kosmos.transformer.blockwise import attend_blockwise
+from kosmos.transformer.dropped_attention import attend_dropped, can_attend_dropped
 from kosmos.transformer.groups import PaddedGroup, padded_groups
 from kosmos.transformer.positions import PositionBias, XPos
 from kosmos.transformer.tiles import attend_in_tiles
@@ -80,6 +81,7 @@ class PackedAttention:
         self.lengths = tuple(lengths)
         self.positions_R = torch.cat([torch.arange(length, device=device) for length in self.lengths or (0,)])
         self.groups = padded_groups(self.lengths, device)
+        self.order_R = torch.cat([group.rows for group in self.groups] or [self.positions_R[:0]])
         self.in_one_block = rotation is None or longest <= rotation.block
         # Two blocks see everything before them, so only longer sequences need the windows.
         self.blockwise = causal_block is not None and longest > 2 * causal_block
@@ -93,14 +95,20 @@ class PackedAttention:
         if self.rotation is not None and (self.in_one_block or self.blockwise):
             query_RHK = self.rotation.rotate_queries(query_RHK, self.positions_R)
             key_RHK = self.rotation.rotate_keys(key_RHK, self.positions_R)
-        if len(self.groups) == 1 and self.groups[0].whole:
-            group = self.groups[0]
-            return group.unpad(self._mix(group, group.pad(query_RHK), group.pad(key_RHK), group.pad(value_RHK), bias))
-        out_RHK = torch.empty_like(query_RHK)
-        for group in self.groups:
-            mixed_NTHK = self._mix(group, group.pad(query_RHK), group.pad(key_RHK), group.pad(value_RHK), bias)
-            out_RHK = out_RHK.index_copy(0, group.rows, group.unpad(mixed_NTHK))
-        return out_RHK
+        if self._drops_plainly(bias) and can_attend_dropped(query_RHK, key_RHK, value_RHK):
+            return attend_dropped(query_RHK, key_RHK, value_RHK, self.groups, self.dropout)
+        mixed = [
+            group.unpad(self._mix(group, group.pad(query_RHK), group.pad(key_RHK), group.pad(value_RHK), bias))
+            for group in self.groups
+        ]
+        if len(mixed) == 1:
+            return mixed[0]
+        return torch.empty_like(query_RHK).index_copy(0, self.order_R, torch.cat(mixed)) if mixed else query_RHK
+
+    def _drops_plainly(self, bias: PositionBias | None) -> bool:
+        """Whether this is causal attention with dropout and nothing else."""
+        in_one = self.rotation is None or self.in_one_block
+        return self.dropout > 0 and self.causal and bias is None and in_one and not self.blockwise
 
     def _mix(
         self, group: PaddedGroup, query_NTHK: Tensor, key_NTHK: Tensor, value_NTHK: Tensor, bias: PositionBias | None

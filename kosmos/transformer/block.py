@@ -19,6 +19,7 @@ from kosmos.transformer.feedforward import build_feedforward
 from kosmos.transformer.linear import Linear
 from kosmos.transformer.norms import PLACEMENTS, Sublayer
 from kosmos.transformer.positions import PositionBias
+from kosmos.transformer.training_rows import add_dropped, dropped
 
 __all__ = ["Beside", "Block", "MemoryAttention", "SelfAttention"]
 
@@ -125,10 +126,10 @@ class Block(nn.Module):
         return self._join(x_RD, self.feedforward_norm, lambda u: self.feedforward(u, beside.kinds_R))
 
     def _join(self, x_RD: Tensor, norm: nn.Module, sublayer: Sublayer) -> Tensor:
-        return self.residual(x_RD, norm, lambda u: self._drop(sublayer(u)), self.alpha)
+        return self.residual(x_RD, norm, sublayer, self.alpha, self._add)
 
-    def _drop(self, x_RD: Tensor) -> Tensor:
-        x_RD = F.dropout(x_RD, self.dropout, self.training)
+    def _add(self, stream_RD: Tensor, x_RD: Tensor) -> Tensor:
         if not self.training or self.drop_path == 0.0:
-            return x_RD
-        return x_RD * F.dropout(torch.ones_like(x_RD[:, :1]), self.drop_path)
+            return add_dropped(stream_RD, x_RD, self.dropout, self.training)
+        x_RD = dropped(x_RD, self.dropout, self.training)
+        return stream_RD + x_RD * F.dropout(torch.ones_like(x_RD[:, :1]), self.drop_path)

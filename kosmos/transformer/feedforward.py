@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from kosmos.transformer.config import ExpertsConfig, LayerShape
 from kosmos.transformer.linear import Linear
 from kosmos.transformer.norms import PLACEMENTS
+from kosmos.transformer.training_rows import activated_norm
 
 __all__ = ["FEEDFORWARDS", "FeedForward", "Kind", "Multiway", "build_feedforward"]
 
@@ -34,8 +35,12 @@ class FeedForward(nn.Module):
 
     def forward(self, x_RD: Tensor, kinds_R: Tensor | None = None) -> Tensor:
         """[R, D] -> [R, D]; all kinds of rows alike."""
-        wide_RF = F.dropout(F.gelu(self.fc1(x_RD)), self.activation_dropout, self.training)
-        narrow_RD: Tensor = self.fc2(self.norm(wide_RF))
+        wide_RF: Tensor = self.fc1(x_RD)
+        if self.training and self.activation_dropout:
+            normed_RF = self.norm(F.dropout(F.gelu(wide_RF), self.activation_dropout))
+        else:
+            normed_RF = activated_norm(wide_RF, self.norm)
+        narrow_RD: Tensor = self.fc2(normed_RF)
         return narrow_RD
 
 

@@ -19,6 +19,7 @@ from kosmos.transformer.positions import PositionBias
 __all__ = ["CachedGroup", "PaddedGroup", "cached_groups", "padded_groups"]
 
 WASTE = 1.5  # padded rows may be this many times the real ones before a group is split
+LONG = 256  # rows from which a sequence is worth a call of its own: padding costs by the square
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,13 @@ class PaddedGroup:
     """Sequences padded to the longest of them.
 
     Attributes:
-        rows: packed rows of the group, in order.
+        rows: packed rows of the group, in order.   starts: the first of each sequence.
         slots: where each of them stands in the padded [N * T].
         whole: the group is all rows, equally long: padding is a reshape.
     """
 
     rows: Tensor
+    starts: tuple[int, ...]
     slots: Tensor
     lengths: tuple[int, ...]
     whole: bool
@@ -73,7 +75,8 @@ def padded_groups(lengths: Sequence[int], device: torch.device | str) -> list[Pa
     for index in order:
         bucket = buckets[-1] if buckets else []
         real = sum(lengths[member] for member in bucket) + lengths[index]
-        if bucket and (len(bucket) + 1) * lengths[index] <= WASTE * real:
+        alike = bucket and (lengths[index] < LONG or lengths[index] == lengths[bucket[0]])
+        if alike and (len(bucket) + 1) * lengths[index] <= WASTE * real:
             bucket.append(index)
         else:
             buckets.append([index])
@@ -91,7 +94,8 @@ def _padded_group(
     rows = torch.cat([torch.arange(starts[member], starts[member] + lengths[member]) for member in members])
     slots = torch.cat([torch.arange(place * longest, place * longest + length) for place, length in enumerate(own)])
     whole = min(own) == longest and len(rows) == starts[-1]
-    return PaddedGroup(rows=rows.to(device), slots=slots.to(device), lengths=own, whole=whole)
+    first = tuple(starts[member] for member in members)
+    return PaddedGroup(rows=rows.to(device), starts=first, slots=slots.to(device), lengths=own, whole=whole)
 
 
 @dataclass(frozen=True)

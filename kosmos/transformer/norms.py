@@ -14,33 +14,35 @@ from torch import Tensor, nn
 
 from kosmos.transformer.config import Norms
 
-__all__ = ["PLACEMENTS", "Placement", "Sublayer", "after", "before"]
+__all__ = ["PLACEMENTS", "Add", "Placement", "Sublayer", "after", "before"]
 
 Sublayer = Callable[[Tensor], Tensor]
+Add = Callable[[Tensor, Tensor], Tensor]
+"""How a sublayer's result is added to the stream: with dropout, in training."""
 
 
 class Placement(NamedTuple):
     """One arrangement of norms.
 
     Attributes:
-        residual: (x_RD, norm, sublayer, alpha) -> x_RD, how a sublayer's result joins the stream.
+        residual: (x_RD, norm, sublayer, alpha, add) -> x_RD, how a sublayer's result joins the stream.
         inner: (width, eps) -> what stands before the output projection of self-attention and before W2.
         last: (width, eps) -> what stands behind the last block.
     """
 
-    residual: Callable[[Tensor, nn.Module, Sublayer, float], Tensor]
+    residual: Callable[[Tensor, nn.Module, Sublayer, float, Add], Tensor]
     inner: Callable[[int, float], nn.Module]
     last: Callable[[int, float], nn.Module]
 
 
-def before(x_RD: Tensor, norm: nn.Module, sublayer: Sublayer, alpha: float) -> Tensor:
+def before(x_RD: Tensor, norm: nn.Module, sublayer: Sublayer, alpha: float, add: Add) -> Tensor:
     """x + f(norm(x)); the stream itself is never scaled, so `alpha` is 1."""
-    return x_RD + sublayer(norm(x_RD))
+    return add(x_RD, sublayer(norm(x_RD)))
 
 
-def after(x_RD: Tensor, norm: nn.Module, sublayer: Sublayer, alpha: float) -> Tensor:
+def after(x_RD: Tensor, norm: nn.Module, sublayer: Sublayer, alpha: float, add: Add) -> Tensor:
     """norm(alpha x + f(x))."""
-    joined_RD: Tensor = norm(alpha * x_RD + sublayer(x_RD))
+    joined_RD: Tensor = norm(add(alpha * x_RD, sublayer(x_RD)))
     return joined_RD
 
 

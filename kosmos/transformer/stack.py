@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from kosmos.transformer.attention import AttentionContext, CrossAttention, PackedAttention
 from kosmos.transformer.block import Beside, Block
@@ -20,6 +19,7 @@ from kosmos.transformer.initialisation import decoder_scales, initialise
 from kosmos.transformer.linear import Linear
 from kosmos.transformer.norms import PLACEMENTS
 from kosmos.transformer.positions import Positions, XPos, build_positions
+from kosmos.transformer.training_rows import dropped
 
 __all__ = ["Decoder", "build_blocks", "hidden_dtype", "run_blocks"]
 
@@ -41,7 +41,7 @@ def run_blocks(
     x_RD = embedded_RD * math.sqrt(config.width) if config.scale_embedding else embedded_RD
     if added_RD is not None:
         x_RD = x_RD + added_RD.to(x_RD.dtype)
-    x_RD = F.dropout(x_RD, config.dropout, blocks.training)
+    x_RD = dropped(x_RD, config.dropout, blocks.training)
     for layer, block in enumerate(blocks):
         x_RD = block(x_RD, layer, context, beside)
     return x_RD

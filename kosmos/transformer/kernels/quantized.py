@@ -101,7 +101,7 @@ def quantize(module: nn.Module, mode: QuantizeMode) -> None:
     """Replace every `Linear` inside `module` by a quantised one; embeddings, norms and everything else stay.
 
     A head that is tied to an embedding gets its own 8- or 4-bit copy, while the lookup keeps the table; a narrow head
-    has 8 bits in either mode, since it decides between words and rounds too coarsely in 4 (docs/training.md).
+    has 8 bits in either mode, since it decides between words and rounds too coarsely in 4 (docs/models/tiny.md).
     Raises: ValueError for an unknown mode.
     """
     if mode not in ("int4", "int8"):

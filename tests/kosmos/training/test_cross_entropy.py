@@ -216,3 +216,32 @@ def test_a_step_of_the_built_in_model_is_one_chunk() -> None:
 def test_chunks_of_no_rows_are_refused() -> None:
     with pytest.raises(ValueError, match="chunk=0"):
         cross_entropy(*_problem(3, 4), chunk=0)
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("vocab", [5, 64, 301])
+def test_torch_alone_gives_what_the_compiled_way_gives(
+    vocab: int, label_smoothing: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = _problem(20, vocab)
+    compiled = cross_entropy(*problem, label_smoothing=label_smoothing, chunk=7)
+    monkeypatch.setattr("kosmos.training.cross_entropy.load_training_rows", lambda: None)
+    alone = cross_entropy(*problem, label_smoothing=label_smoothing, chunk=7)
+    torch.testing.assert_close(compiled, alone, rtol=1e-6, atol=0)
+    for mine, theirs in zip(_gradients(compiled, problem), _gradients(alone, problem), strict=True):
+        assert _distance(mine, theirs) < 1e-6
+
+
+@pytest.mark.parametrize("target", [-1, 9])
+def test_a_target_that_is_no_word_is_refused(target: int) -> None:
+    problem = _problem(4, 9)
+    problem.targets_L[2] = target
+    with pytest.raises((IndexError, RuntimeError)):
+        cross_entropy(*problem)
+
+
+def test_a_row_that_is_not_finite_makes_a_loss_that_is_not() -> None:
+    problem = _problem(4, 9)
+    with torch.no_grad():
+        problem.hidden_LD[1, 0] = float("nan")
+    assert not torch.isfinite(cross_entropy(*problem))

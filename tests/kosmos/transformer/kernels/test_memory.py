@@ -1,5 +1,8 @@
 """Moving weights to large pages changes where they lie and nothing else."""
 
+import subprocess
+import sys
+
 import torch
 from torch import nn
 
@@ -25,3 +28,22 @@ def test_moved_weights_still_learn() -> None:
     assert module.weight.grad is not None
     torch.optim.SGD(module.parameters(), lr=1.0).step()
     assert torch.isfinite(module.weight).all()
+
+
+def test_freed_memory_is_written_again_without_new_pages() -> None:
+    """A step of three tensors of 64 MB each, after some to warm up."""
+    script = (
+        "import resource, sys, torch\n"
+        "from kosmos.transformer.kernels.memory import keep_freed_memory\n"
+        "if sys.argv[1] == 'keep': keep_freed_memory()\n"
+        "for _ in range(5):\n"
+        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    kept = [torch.ones(1 << 24) for _ in range(3)]\n"
+        "    del kept\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
+    )
+    taken = {
+        way: int(subprocess.run([sys.executable, "-c", script, way], capture_output=True, check=True).stdout)
+        for way in ("keep", "give back")
+    }
+    assert taken["keep"] < taken["give back"] / 4
