@@ -14,11 +14,22 @@ from torch.nn import functional as F
 
 from kosmos.bench.timing import in_turn
 
-__all__ = ["best_matrix_rate", "matrices_of", "multiply_all", "read_bytes"]
+__all__ = [
+    "RATE_DTYPES",
+    "best_matrix_rate",
+    "is_bf16_thinkable",
+    "matrices_of",
+    "multiply_all",
+    "read_bytes",
+    "square_flops",
+    "squares",
+]
 
 READ_BUFFER_BYTES = 1 << 30  # larger than any cache
 RATE_WIDTH, SMALL_WIDTH, RATE_ROUNDS = 2048, 256, 5
 RATE_DTYPES = (torch.float32, torch.bfloat16)
+SQUARES = 8  # large products of a turn: a second, about
+THINKABLE = 3  # times the time of fp32, beyond which no model is faster in bf16
 
 
 def matrices_of(decoder: nn.Module) -> list[Tensor]:
@@ -49,10 +60,34 @@ def best_matrix_rate() -> float:
 
     A small product finds the faster one: without a bf16 unit a large one in bf16 takes minutes.
     """
-    small = in_turn({str(dtype): _square_of(SMALL_WIDTH, dtype) for dtype in RATE_DTYPES}, RATE_ROUNDS)
-    faster = min(RATE_DTYPES, key=lambda dtype: small[str(dtype)].median)
+    faster = min(RATE_DTYPES, key=_small_square_seconds)
     timed = in_turn({"large": _square_of(RATE_WIDTH, faster)}, RATE_ROUNDS)
     return float(RATE_WIDTH**3 / timed["large"].median)
+
+
+def is_bf16_thinkable() -> bool:
+    """Whether this machine multiplies bf16 fast enough to try a whole model in it."""
+    return _small_square_seconds(torch.bfloat16) < THINKABLE * _small_square_seconds(torch.float32)
+
+
+def squares(dtype: torch.dtype) -> Callable[[], None]:
+    """Large square products one after the other, for a turn beside contestants."""
+    square = _square_of(RATE_WIDTH, dtype)
+
+    def run() -> None:
+        for _ in range(SQUARES):
+            square()
+
+    return run
+
+
+def square_flops() -> int:
+    """Of a turn of `squares`; two a multiply-add."""
+    return 2 * SQUARES * RATE_WIDTH**3
+
+
+def _small_square_seconds(dtype: torch.dtype) -> float:
+    return in_turn({"small": _square_of(SMALL_WIDTH, dtype)}, RATE_ROUNDS)["small"].median
 
 
 def _square_of(width: int, dtype: torch.dtype) -> Callable[[], Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from kosmos.bench.random_weights import fill_randomly
 from kosmos.config import KosmosConfig
 
-__all__ = ["build_peer", "peer_decoding", "peer_prefill"]
+__all__ = ["build_peer", "peer_config", "peer_decoding", "peer_prefill"]
 
 
 def build_peer(config: KosmosConfig, dtype: torch.dtype) -> Any:
@@ -22,8 +22,23 @@ def build_peer(config: KosmosConfig, dtype: torch.dtype) -> Any:
 
     Raises: ValueError if transformers is not installed.
     """
+    theirs = peer_config(config)
+    from transformers import Kosmos2ForConditionalGeneration
+
+    with torch.device("meta"):
+        model = Kosmos2ForConditionalGeneration(theirs)
+    fill_randomly(model, dtype)
+    model.tie_weights()
+    return model.eval()
+
+
+def peer_config(config: KosmosConfig) -> Any:
+    """Our shape as transformers writes it, rates of dropout included.
+
+    Raises: ValueError if transformers is not installed.
+    """
     try:
-        from transformers import Kosmos2Config, Kosmos2ForConditionalGeneration
+        from transformers import Kosmos2Config
     except ImportError:
         raise ValueError("the peer needs transformers; install kosmos-mllm[dev], or give --without-peers") from None
     decoder = config.decoder
@@ -35,23 +50,21 @@ def build_peer(config: KosmosConfig, dtype: torch.dtype) -> Any:
         "intermediate_size": config.tower.mlp_width,
         "patch_size": config.tower.patch_size,
     }
-    theirs = Kosmos2Config(
+    return Kosmos2Config(
         text_config={
             "vocab_size": decoder.vocab_size,
             "embed_dim": decoder.width,
             "layers": decoder.num_layers,
             "ffn_dim": decoder.ffn_width,
             "attention_heads": decoder.num_heads,
+            "dropout": decoder.dropout,
+            "attention_dropout": decoder.attention_dropout,
+            "activation_dropout": decoder.activation_dropout,
         },
         vision_config={name: value for name, value in eye.items() if value is not None},
         latent_query_num=config.resampler.num_latents,
         attn_implementation="sdpa",
     )
-    with torch.device("meta"):
-        model = Kosmos2ForConditionalGeneration(theirs)
-    fill_randomly(model, dtype)
-    model.tie_weights()
-    return model.eval()
 
 
 def peer_decoding(model: Any, config: KosmosConfig, length: int, batch: int, steps: int) -> Callable[[], None]:

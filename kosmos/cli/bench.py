@@ -21,9 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare arguments; nothing heavy is imported."""
     parser.add_argument(
         "name",
-        choices=("decode", "attention", "experts", "loss", "data", "captions"),
+        choices=("decode", "attention", "experts", "loss", "train", "data", "captions"),
         help="decode: tokens a second, reading an image; attention: training and decoding steps of a decoder; experts: "
-        "sparse layers; loss: the output head in training; data: shards to batches; captions: quality",
+        "sparse layers; loss: the output head in training; train: a training step, packed and padded; data: shards to "
+        "batches; captions: quality",
     )
     parser.add_argument("--preset", choices=PRESETS, default="kosmos2", help="shape of the model (kosmos2)")
     parser.add_argument("--rounds", type=_count, default=7, help="turns of every contestant; medians are shown (7)")
@@ -51,7 +52,14 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    measures = {"decode": _decode, "attention": _attention, "experts": _experts, "loss": _loss, "data": _data}
+    measures = {
+        "decode": _decode,
+        "attention": _attention,
+        "experts": _experts,
+        "loss": _loss,
+        "train": _train,
+        "data": _data,
+    }
     for figure in measures[arguments.name](arguments):
         print(figure.to_json() if arguments.json else table([figure]), flush=True)
     return 0
@@ -94,6 +102,15 @@ def _loss(arguments: argparse.Namespace) -> Iterator[Figure]:
 
     cases = _cases(arguments, LOSS_CASES)
     return run_loss(LossBench(rounds=arguments.rounds, peers=not arguments.without_peers, cases=cases))
+
+
+def _train(arguments: argparse.Namespace) -> Iterator[Figure]:
+    from kosmos.bench.train import TRAIN_CASES, TrainBench, run_train
+
+    cases = _cases(arguments, TRAIN_CASES)
+    return run_train(
+        TrainBench(data=arguments.data, rounds=arguments.rounds, peers=not arguments.without_peers, cases=cases)
+    )
 
 
 def _data(arguments: argparse.Namespace) -> Iterator[Figure]:
