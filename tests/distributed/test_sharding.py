@@ -13,7 +13,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 WORKER = "tests.distributed.sharding_worker"
-PAIRS = ("ddp", "fsdp", "fsdp-sparse", "tensor", "tensor-again", "tensor-buckets")
+PAIRS = ("ddp", "fsdp", "fsdp-sparse", "fsdp-lora", "tensor", "tensor-again", "tensor-buckets")
 FOURS = ("ddp-tensor", "fsdp-tensor", "hsdp")
 FIGURES = ("losses", "norm", "gradients", "figures", "weights", "validated")
 
