@@ -43,7 +43,7 @@ CASES: dict[int, dict[str, tuple[ParallelRecipe, ComputeRecipe, dict[str, Any]]]
         "ddp": (ParallelRecipe(), ComputeRecipe(), {}),
         "fsdp": (ParallelRecipe(sharding="fsdp"), ComputeRecipe(checkpointing="selective"), {}),
         "fsdp-sparse": (ParallelRecipe(sharding="fsdp"), ComputeRecipe(checkpointing="full"), {"experts": EXPERTS}),
-        "fsdp-lora": (ParallelRecipe(sharding="fsdp"), ComputeRecipe(), {"lora": LoraRecipe(rank=2)}),
+        "fsdp-lora": (ParallelRecipe(sharding="fsdp"), ComputeRecipe(), {"lora": LoraRecipe(rank=2, alpha=2.0)}),
         "tensor": (ParallelRecipe(tensor_parallel=2), ComputeRecipe(), {}),
         "tensor-again": (ParallelRecipe(tensor_parallel=2), ComputeRecipe(checkpointing="full"), {}),
         "tensor-buckets": (ParallelRecipe(tensor_parallel=2), ComputeRecipe(), {"positions": "t5", "norms": "pre"}),
