@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from kosmos.checkpoint import checkpoint_folder, read_config
+from kosmos.checkpoint import checkpoint_folder, is_adapter, read_adapter, read_config
 from kosmos.config import KosmosConfig
 from kosmos.huggingface import config_of_kosmos2, is_kosmos2
 from kosmos.pretrained import BUILT_IN
@@ -74,6 +74,9 @@ def _config(recipe: TrainRecipe) -> KosmosConfig | None:
     path = Path(str(files("kosmos") / recipe.model)) if recipe.model in BUILT_IN else Path(recipe.model).expanduser()
     if not path.is_dir():
         return None
+    if is_adapter(path):
+        base = read_adapter(path).base
+        return _config(replace(recipe, model=base)) if base else None
     found = config_of_kosmos2(path) if is_kosmos2(path) else read_config(checkpoint_folder(path))
     return sparse_config(found, recipe.experts)
 

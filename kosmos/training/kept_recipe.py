@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any  # Any: JSON
 
 import torch
 
@@ -27,7 +28,7 @@ def kept_recipe(recipe: TrainRecipe, folder: Path, *, ranks: int, device: torch.
     Raises: ValueError if the folder holds another run, or these ranks cannot share its batches.
     """
     path = folder / CONFIG
-    before = json.loads(path.read_text("utf-8"))["recipe"] if path.exists() else None
+    before = _read(path) if path.exists() else None
     compute = recipe.compute
     if compute.precision == "auto":
         # One race for all: ranks that chose for themselves could differ.
@@ -53,6 +54,19 @@ def write_recipe(recipe: TrainRecipe, folder: Path) -> None:
     unfinished = path.with_suffix(".part")
     unfinished.write_text(json.dumps({"recipe": asdict(recipe)}, indent=2) + "\n", "utf-8")
     unfinished.replace(path)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The recipe of the run that is there."""
+    try:
+        found = json.loads(path.read_text("utf-8"))["recipe"]
+        str(found["compute"]["precision"]), int(found["compute"]["micro_batches"])
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(
+            f"{path} is not the recipe of a run of this kind; --run takes a new folder, or that of a run to go on with"
+        ) from None
+    recipe: dict[str, Any] = found
+    return recipe
 
 
 def _check_same(now: Mapping[str, object], before: Mapping[str, object], path: Path) -> None:

@@ -62,8 +62,8 @@ class Learner:
         for parameter, mean in zip(weights, self.average, strict=False):
             parameter.copy_(mean)
         self.average = [p.detach().clone() for p in weights] if recipe.average_decay else []
-        matrices = [p for p in weights if p.ndim > 1]
-        vectors = [p for p in weights if p.ndim <= 1]
+        matrices = [p for name, p in self.parameters.items() if _is_matrix(name, p)]
+        vectors = [p for name, p in self.parameters.items() if not _is_matrix(name, p)]
         groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
         self.optimiser = torch.optim.AdamW(
             [group for group in groups if group["params"]],
@@ -192,6 +192,12 @@ class Learner:
             final_share=recipe.final_share,
             schedule=recipe.schedule,
         )
+
+
+def _is_matrix(name: str, parameter: Tensor) -> bool:
+    """Biases and norms of experts are vectors too, if many in a stack."""
+    *_, module, own = ("", *name.split("."))
+    return parameter.ndim > 1 and own != "bias" and "norm" not in module
 
 
 def _weighted(one: Sum) -> float:

@@ -18,6 +18,7 @@ from typing import Any, TypeAlias  # Any: the loop hands batches on and never lo
 import torch
 
 from kosmos.training.batches import Batches
+from kosmos.training.distributed import add_over_ranks
 from kosmos.training.learner import Learner
 from kosmos.training.objective import Part
 from kosmos.training.recipe import OptimiserRecipe
@@ -27,6 +28,8 @@ from kosmos.training.run_log import RunLog
 __all__ = ["Figures", "ModelWriter", "Progress", "Run", "Stage", "train"]
 
 log = logging.getLogger(__name__)
+
+SEEDS = 1 << 63  # that torch takes
 
 Figures: TypeAlias = dict[str, float]
 Progress: TypeAlias = Callable[[str, int, int, Mapping[str, float]], None]
@@ -149,7 +152,8 @@ class _Stretch:
         stage, learner, parallel = self.stage, self.learner, self.learner.parallel
         taken = list(islice(batches, stage.micro_batches))
         # Ranks that share the same rows share their dropout too, so the seed follows from the share of the batches.
-        torch.manual_seed(((self.run.seed * 10 + self.number) * 10_000_000 + step) * 4096 + parallel.rank)
+        seed = ((self.run.seed * 10 + self.number) * 10_000_000 + step) * 4096 + parallel.rank
+        torch.manual_seed(seed % SEEDS)
         learner.module.train()
         figures = learner.step(step, [part for batch in taken for part in stage.parts(batch, step)])
         return figures | stage.measure(taken, time.perf_counter() - begun)
@@ -172,9 +176,9 @@ class _Stretch:
             run.validated()
 
     def _asked_to_stop(self) -> bool:
-        """Whether any rank was: all must save the same step."""
+        """Whether any process was, also one that shares its rows with others: all must save the same step."""
         asked = torch.tensor([float(self.run.stopped())])
-        self.learner.parallel.add([asked])
+        add_over_ranks([asked])
         return bool(asked > 0)
 
     def _save(self, done: int, *, last: bool) -> None:

@@ -73,15 +73,12 @@ class KosmosObjective(nn.Module):
 
     Attributes:
         label_smoothing: share of each target spread evenly over the vocabulary; 0 for validation.
-        every_parameter: rows without a picture pass a grey one by, at no weight, so that each rank's gradients are of
-            the same parameters; needed where weights are sharded over ranks.
     """
 
     def __init__(self, model: KosmosModel, label_smoothing: float = 0.0) -> None:
         super().__init__()
         self.model = model
         self.label_smoothing = label_smoothing
-        self.every_parameter = False
         experts = model.config.decoder.experts
         self.num_sparse = len(experts_of(model))
         self.balance_weight = experts.balance_weight if experts is not None else 0.0
@@ -111,8 +108,6 @@ class KosmosObjective(nn.Module):
             packed.loss_weight[targets],
             label_smoothing=self.label_smoothing,
         )
-        if self.every_parameter:
-            total = total + 0.0 * self._unread(packed, hidden_RD)
         if not (self.num_sparse and self.training):
             return {WORDS: total}
         return {WORDS: total, BALANCE: balance_losses(self.model).total}
@@ -125,12 +120,3 @@ class KosmosObjective(nn.Module):
             rows = float(packed.tokens.shape[0] * self.num_sparse)
             found[BALANCE] = Sum(totals[BALANCE], rows, self.balance_weight)
         return found
-
-    def _unread(self, packed: Packed, hidden_RD: Tensor) -> Tensor:
-        """A number that hangs on every parameter `packed` may leave out."""
-        if packed.pixels is not None and len(packed.pixels):
-            return hidden_RD.sum()
-        size = self.model.config.tower.image_size
-        grey = torch.full((1, 3, size, size), 127, dtype=torch.uint8, device=packed.tokens.device)
-        latents_NLD: Tensor = self.model.resampler(self.model.tower(grey).to(self.model.resampler.dense.weight.dtype))
-        return hidden_RD.sum() + latents_NLD.sum()

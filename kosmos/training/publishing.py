@@ -56,7 +56,8 @@ def gather_weights(model: KosmosModel, parallel: Parallel) -> dict[str, Tensor]:
 def plain_model(config: KosmosConfig, weights: Mapping[str, Tensor]) -> KosmosModel:
     """A model of these weights, which it takes as they are."""
     model = empty_model(config)
-    with torch.random.fork_rng():  # a tower that is built anew for its tables draws, and training goes on drawing
+    # A tower that is built anew for its tables draws, and training goes on drawing; GPUs are left alone.
+    with torch.random.fork_rng(devices=[]):
         assign_weights(model, weights.items(), "the model in training", device="cpu", dtype=None)
     return model.eval()
 

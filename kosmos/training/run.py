@@ -6,6 +6,7 @@ alone and under `torchrun`, where each process calls it.
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -43,8 +44,11 @@ from kosmos.training.streams import open_loader
 from kosmos.training.throughput import BatchFlops, Throughput, peak_rate
 from kosmos.training.trackers import open_trackers
 from kosmos.training.validation import HeldOut, continuations, read_held_out
+from kosmos.transformer.kernels.memory import keep_freed_memory
 
 __all__ = ["STOPPED", "train_kosmos"]
+
+log = logging.getLogger(__name__)
 
 STOPPED = 128 + signal.SIGTERM  # what schedulers and torchrun take for "asked to end"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -67,6 +71,7 @@ def train_kosmos(
         known; SystemExit with `STOPPED` after SIGTERM, with everything saved.
     """
     torch.set_flush_denormal(True)
+    keep_freed_memory()
     here = launch()
     with joined(here, here.device), _asked_to_stop() as stopped:
         setting = _prepare(recipe, folder, here, told)
@@ -115,9 +120,9 @@ class _Setting:
         return self.processor.collate([replace(rows, loss_weights=(0.0,) * rows.length)])
 
     def validate(self, rank: int, ranks: int) -> Figures:
-        """Held-out nats a word, and how experts are used."""
+        """Held-out nats a word where there are documents, and how experts were used last."""
         if self.held_out is None:
-            return {}
+            return expert_figures(self.begun.model)
         with self.numbers():
             figures = self.held_out.figures(self.objective, self.processor, self.parallel, self.device)
             return figures | expert_figures(self.begun.model)
@@ -192,7 +197,7 @@ def _run(
     if parallel.first:
         log = RunLog(folder, open_trackers(recipe.show.trackers, folder))
         closed.callback(log.close)
-        closed.callback(write_curves, folder / LOG, folder / CURVES, recipe.name)
+        closed.callback(_last_curves, folder, recipe.name)
     return Run(
         folder=steps,
         log=log,
@@ -203,6 +208,14 @@ def _run(
         samples=partial(_samples, setting) if setting.held_out is not None else None,
         validated=partial(write_curves, folder / LOG, folder / CURVES, recipe.name),
     )
+
+
+def _last_curves(folder: Path, title: str) -> None:
+    """At the end of a run, whose own reason to end is worth more."""
+    try:
+        write_curves(folder / LOG, folder / CURVES, title)
+    except (OSError, ValueError) as error:
+        log.warning("%s could not be drawn: %s", folder / CURVES, error)
 
 
 def _samples(setting: _Setting) -> dict[str, str]:
@@ -224,12 +237,12 @@ def _samples(setting: _Setting) -> dict[str, str]:
 @contextmanager
 def _asked_to_stop() -> Iterator[Callable[[], bool]]:
     """Whether SIGTERM came since; until then it does not end the process. Outside the main thread nothing is caught."""
-    asked = threading.Event()
+    asked: list[int] = []  # no lock of an Event: a second signal would wait in the first one's handler for ever
     if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
+        yield lambda: bool(asked)
         return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: asked.set())
+    before = signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
     try:
-        yield asked.is_set
+        yield lambda: bool(asked)
     finally:
         signal.signal(signal.SIGTERM, before)

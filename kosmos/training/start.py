@@ -55,6 +55,8 @@ def start(recipe: TrainRecipe) -> Start:
     """
     config = config_of(recipe)
     if config is None:
+        if recipe.tokenizer:
+            raise ValueError(f"the checkpoint {recipe.model} has words of its own; leave out --tokenizer")
         return _opened(recipe)
     if not recipe.tokenizer:
         raise ValueError(f"{recipe.model} starts anew and needs its words; give a SentencePiece file by --tokenizer")

@@ -5,6 +5,7 @@ Every rank computes as many batches as the others, so that weights which are sha
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -22,7 +23,10 @@ from text.document import Document, Image, Text
 
 __all__ = ["HeldOut", "continuations", "prompt_of", "read_held_out"]
 
+log = logging.getLogger(__name__)
+
 ROWS = 4096  # of a batch
+SHOWN = 64  # words of a sample, on either side of the place where the model goes on
 KINDS = ("text", "pictures")
 
 
@@ -60,12 +64,16 @@ class HeldOut:
 def read_held_out(shards: Sequence[str], count: int, processor: Processor, max_length: int) -> HeldOut:
     """The first `count` documents of each entry of `shards`, cut to what the model reads and packed.
 
+    Documents with a picture that cannot be opened are named and left out.
     Raises: OSError, ValueError for shards that cannot be read or ask for no word, and tokens the model does not have.
     """
-    documents = tuple(document for entry in shards for document in islice(_documents(entry), count))
-    if not documents:
+    found = [document for entry in shards for document in islice(_documents(entry), count)]
+    whole = [(document, processor.encode_whole(document)) for document in found]
+    whole = [(document, rows) for document, rows in whole if _opens(rows, processor)]
+    if not whole:
         raise ValueError(f"no document in {', '.join(shards)}; give held-out shards by --show.validation")
-    rows = [piece for document in documents for piece in pieces(processor.encode_whole(document), max_length)]
+    documents = tuple(document for document, _ in whole)
+    rows = [piece for _, one in whole for piece in pieces(one, max_length)]
     asked = [one for one in rows if any(one.loss_weights)]
     batches = []
     for kind, chosen in zip(KINDS, ([r for r in asked if not r.images], [r for r in asked if r.images]), strict=True):
@@ -77,12 +85,16 @@ def read_held_out(shards: Sequence[str], count: int, processor: Processor, max_l
 
 @torch.no_grad()
 def continuations(kosmos: Kosmos, documents: Sequence[Document], max_new_tokens: int) -> dict[str, str]:
-    """What a model goes on to say greedily, beside what is written, by number of the document."""
-    prompts = [prompt_of(document) for document in documents]
-    found = kosmos.generate([prompt for prompt, _ in prompts], max_new_tokens=max_new_tokens)
+    """What a model goes on to say greedily, beside what is written, by number of the document.
+
+    Documents whose prompt leaves a model no room to go on are left out.
+    """
+    numbered = [(number, *prompt_of(document)) for number, document in enumerate(documents, 1)]
+    asked = [one for one in numbered if _leaves_room(one[1], kosmos.processor, max_new_tokens)]
+    found = kosmos.generate([prompt for _, prompt, _ in asked], max_new_tokens=max_new_tokens) if asked else []
     return {
         f"sample {number}": f"{_shown(prompt)}⟶{answer.text}\nwritten:{written}"
-        for number, ((prompt, written), answer) in enumerate(zip(prompts, found, strict=True), 1)
+        for (number, prompt, written), answer in zip(asked, found, strict=True)
     }
 
 
@@ -93,18 +105,33 @@ def _shown(prompt: Document) -> str:
 
 
 def prompt_of(document: Document) -> tuple[Document, str]:
-    """What stands before the first words that are asked for, and those words; of words alone, their first half."""
+    """What stands before the first words that are asked for, and those words; of words alone, their first half.
+
+    No more than `SHOWN` words of either: a document may be a book.
+    """
     place = next((i for i, s in enumerate(document.segments) if isinstance(s, Text) and s.loss), None)
     if place is None:
         return document, ""
     text = document.segments[place]
     assert isinstance(text, Text)
-    before = document.segments[:place]
+    before, words = document.segments[:place], text.text.split(" ")
     if before:
-        return Document(before, document.meta), text.text
-    words = text.text.split(" ")
-    half = max(1, len(words) // 2)
-    return Document((Text(" ".join(words[:half])),), document.meta), " " + " ".join(words[half:])
+        return Document(before, document.meta), " ".join(words[:SHOWN])
+    half = min(max(1, len(words) // 2), SHOWN)
+    return Document((Text(" ".join(words[:half])),), document.meta), " " + " ".join(words[half : half + SHOWN])
+
+
+def _leaves_room(prompt: Document, processor: Processor, max_new_tokens: int) -> bool:
+    return processor.encode_whole(prompt).length + max_new_tokens <= processor.config.decoder.max_length
+
+
+def _opens(rows: Encoded, processor: Processor) -> bool:
+    try:
+        processor.open_pictures(rows)
+    except ValueError as error:
+        log.warning("left out a held-out document: %s", error)
+        return False
+    return True
 
 
 def _documents(entry: str) -> Iterator[Document]:

@@ -79,8 +79,12 @@ def test_matrices_shared_by_two_processes_train_to_the_same_losses(tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_one_process_asked_to_stop_makes_all_save_and_leave(tmp_path: Path, recipe: TrainRecipe) -> None:
-    ended = _on_two(recipe, tmp_path / "run", "SIGTERM", "5")
+@pytest.mark.parametrize("tensor_parallel", [1, 2])  # 2: both read the same rows, and still only one was asked
+def test_one_process_asked_to_stop_makes_all_save_and_leave(
+    tmp_path: Path, recipe: TrainRecipe, tensor_parallel: int
+) -> None:
+    parallel = ParallelRecipe(tensor_parallel=tensor_parallel)
+    ended = _on_two(replace(recipe, parallel=parallel), tmp_path / "run", "SIGTERM", "5")
     assert str(STOPPED) in ended.stderr
     assert ended.returncode != 0
     assert (tmp_path / "run" / "step-000005" / "state.json").exists()

@@ -204,3 +204,17 @@ def test_a_run_without_an_average_keeps_none() -> None:
     _, learner = _learner(average_decay=0.0)
     assert not learner.average
     assert not any(name.startswith("average.") for name in learner.tensors())
+
+
+def test_decay_acts_on_matrices_and_not_on_stacked_biases_and_norms() -> None:
+    model = nn.ModuleDict({name: nn.Module() for name in ("fc1", "norm")})
+    for part in model.values():
+        part.weight, part.bias = nn.Parameter(torch.ones(3, 2, 2)), nn.Parameter(torch.ones(3, 2))
+    learner = Learner(model)
+    learner.begin(OptimiserRecipe(steps=1, learning_rate=0.1, warmup_steps=0, weight_decay=0.5, average_decay=0.0))
+    nothing = sum(parameter.sum() for parameter in model.parameters()) * 0.0
+    learner.step(0, [lambda: {"nothing": Sum(nothing, 1.0, 1.0)}])  # type: ignore[dict-item]
+    changed = [
+        name for name, parameter in model.named_parameters() if not torch.equal(parameter, torch.ones_like(parameter))
+    ]
+    assert changed == ["fc1.weight"]

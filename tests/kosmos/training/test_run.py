@@ -14,9 +14,11 @@ import pytest
 import torch
 
 import kosmos
+from data_pipelines.shard import ShardWriter
 from kosmos.training.recipe import ExpertsRecipe, LoraRecipe, StreamRecipe, TrainRecipe
 from kosmos.training.run import STOPPED, train_kosmos
 from tests.kosmos.training.small_run import logged_figures, small_recipe, write_base, write_recipe_file
+from text.document import Document, Image, Text
 from text.tokenizer import Tokenizer
 
 
@@ -125,3 +127,71 @@ def test_what_cannot_fit_is_said_before_it_is_built(tmp_path: Path, recipe: Trai
     )
     with pytest.raises(ValueError, match=r"kosmos1 needs .* GB on each device"):
         train_kosmos(huge, tmp_path / "run")
+
+
+def _short(recipe: TrainRecipe, *validation: Path, steps: int = 1) -> TrainRecipe:
+    return replace(
+        recipe,
+        optimiser=replace(recipe.optimiser, steps=steps),
+        show=replace(recipe.show, validation=tuple(map(str, validation))),
+    )
+
+
+def test_held_out_books_are_shown_by_their_beginning(tmp_path: Path, recipe: TrainRecipe) -> None:
+    book = " ".join(f"the {number} dogs ran over hills" for number in range(2000))
+    with ShardWriter(tmp_path / "books" / "books-000000.tar") as writer:
+        writer.write("000000", Document((Text(book),)))
+        writer.write("000001", Document((Text(book, loss=False), Text("so it ends"))))  # no room to go on
+    train_kosmos(_short(recipe, tmp_path / "books"), tmp_path / "run")
+    samples = logged_figures(tmp_path / "run")[-1]["samples"]
+    assert isinstance(samples, dict)
+    assert list(samples) == ["sample 1"]
+    assert "the 5 dogs" in samples["sample 1"]
+    assert "the 100 dogs" not in samples["sample 1"]
+
+
+def test_a_held_out_picture_that_does_not_open_is_left_out(
+    tmp_path: Path, recipe: TrainRecipe, caplog: pytest.LogCaptureFixture
+) -> None:
+    with ShardWriter(tmp_path / "held" / "held-000000.tar") as writer:
+        writer.write("000000", Document((Image(b"\x89PNG\r\n\x1a\n and no more"), Text("a wall"))))
+        writer.write("000001", Document((Text("the 3 dogs ran"),)))
+    train_kosmos(_short(recipe, tmp_path / "held"), tmp_path / "run")
+    assert "left out a held-out document" in caplog.text
+    assert list(logged_figures(tmp_path / "run")[-1]["samples"]) == ["sample 1"]  # type: ignore[call-overload]
+
+
+def test_use_of_experts_is_logged_without_held_out_documents(tmp_path: Path, recipe: TrainRecipe) -> None:
+    train_kosmos(replace(_short(recipe), experts=ExpertsRecipe(num=4)), tmp_path / "run")
+    assert 0 <= float(str(logged_figures(tmp_path / "run")[-1]["experts_entropy"])) <= 1
+
+
+@pytest.mark.parametrize("content", [None, "{half", '{"recipe": {"steps": 3}}'])
+def test_a_folder_that_holds_something_else_is_no_run(tmp_path: Path, recipe: TrainRecipe, content: str | None) -> None:
+    folder = tmp_path / "base"  # a checkpoint, whose config.json is its own
+    if content is not None:
+        (folder / "config.json").write_text(content, "utf-8")
+    with pytest.raises(ValueError, match="not the recipe of a run of this kind; --run takes a new folder"):
+        train_kosmos(replace(recipe, model="nothing"), folder)
+
+
+def test_an_adapter_is_a_model_to_begin_from(tmp_path: Path, recipe: TrainRecipe) -> None:
+    last = train_kosmos(replace(_short(recipe), lora=LoraRecipe(rank=2)), tmp_path / "adapted")
+    assert train_kosmos(replace(_short(recipe), model=str(last / "adapter")), tmp_path / "run").name == "step-000001"
+
+
+def test_words_beside_a_checkpoint_that_has_its_own_are_refused(tmp_path: Path, recipe: TrainRecipe) -> None:
+    with pytest.raises(ValueError, match="has words of its own; leave out --tokenizer"):
+        train_kosmos(replace(recipe, tokenizer="words.model"), tmp_path / "run")
+
+
+def test_curves_that_cannot_be_drawn_do_not_end_a_run_in_error(
+    tmp_path: Path, recipe: TrainRecipe, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "run" / "curves.html").mkdir(parents=True)  # where the page should stand
+    assert train_kosmos(_short(recipe), tmp_path / "run").name == "step-000001"
+    assert "curves.html could not be drawn" in caplog.text
+
+
+def test_any_seed_is_taken(tmp_path: Path, recipe: TrainRecipe) -> None:
+    assert train_kosmos(replace(_short(recipe), seed=(1 << 63) - 1), tmp_path / "run").name == "step-000001"
