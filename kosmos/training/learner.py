@@ -177,8 +177,8 @@ class Learner:
         if self.in_a_row > self.recipe.max_skipped:
             raise Diverged(
                 f"{self.in_a_row} steps in a row were passed over, the last (step {number + 1}) with a gradient norm of"
-                f" {norm:.3g}, where {self.usual_norm:.3g} is usual; lower optimiser.learning_rate or go on from an"
-                " older step",
+                f" {norm:.3g}, where {self.usual_norm:.3g} is usual; begin a new run with a lower"
+                " optimiser.learning_rate, or remove this run's newest steps to go on from an older one",
                 number,
             )
 

@@ -141,7 +141,8 @@ class _Stretch:
             seconds = time.perf_counter() - begun
             self._tell(done, figures, samples, seconds, logged=validates or done % stage.log_every == 0)
             stopped = self._asked_to_stop()
-            if last or stopped or done % stage.save_every == 0:
+            # While steps are passed over, the weights may be those that broke: they must not push out older ones.
+            if last or stopped or (done % stage.save_every == 0 and not self.learner.in_a_row):
                 self._save(done, last=last)
             run.folder.poll()
             if stopped and not (last and self.number + 1 == len(self.stages)):

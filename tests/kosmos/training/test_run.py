@@ -15,6 +15,7 @@ import torch
 
 import kosmos
 from data_pipelines.shard import ShardWriter
+from kosmos.training.learner import Diverged
 from kosmos.training.recipe import ExpertsRecipe, LoraRecipe, StreamRecipe, TrainRecipe
 from kosmos.training.run import STOPPED, train_kosmos
 from tests.kosmos.training.small_run import logged_figures, small_recipe, write_base, write_recipe_file
@@ -195,3 +196,11 @@ def test_curves_that_cannot_be_drawn_do_not_end_a_run_in_error(
 
 def test_any_seed_is_taken(tmp_path: Path, recipe: TrainRecipe) -> None:
     assert train_kosmos(replace(_short(recipe), seed=(1 << 63) - 1), tmp_path / "run").name == "step-000001"
+
+
+def test_steps_that_are_passed_over_push_out_no_older_checkpoint(tmp_path: Path, recipe: TrainRecipe) -> None:
+    breaks = replace(recipe.optimiser, learning_rate=1e30, warmup_steps=0, max_skipped=5)  # from the second step on
+    saved = replace(recipe.save, every=1, keep=2)
+    with pytest.raises(Diverged, match="remove this run's newest steps"):
+        train_kosmos(replace(_short(recipe), optimiser=breaks, save=saved), tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").glob("step-*")] == ["step-000001"]
