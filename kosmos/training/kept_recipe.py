@@ -10,6 +10,7 @@ from typing import Any  # Any: JSON
 
 import torch
 
+from kosmos.checkpoint import newest_step, step_folders
 from kosmos.training.distributed import gathered
 from kosmos.training.precision import chosen_precision
 from kosmos.training.recipe import TrainRecipe
@@ -41,7 +42,7 @@ def kept_recipe(recipe: TrainRecipe, folder: Path, *, ranks: int, device: torch.
             f"a step is cut into {compute.micro_batches} batches, which {ranks} devices cannot share evenly; give"
             " --compute.micro-batches a multiple of the devices, or for a run that goes on a divisor of devices"
         )
-    recipe = replace(recipe, compute=compute)
+    recipe = replace(recipe, compute=compute, model=_settled(recipe.model, before.get("model", "") if before else None))
     if before is not None:
         _check_same(json.loads(json.dumps(asdict(recipe))), before, path)
     return recipe
@@ -67,6 +68,16 @@ def _read(path: Path) -> dict[str, Any]:
         ) from None
     recipe: dict[str, Any] = found
     return recipe
+
+
+def _settled(model: str, before: object) -> str:
+    """Of a run folder the step it had when this run began: what is frozen must not change when the run goes on."""
+    path = Path(model).expanduser()
+    if isinstance(before, str) and Path(before).parent == path.resolve():
+        return before
+    if before is not None or not path.is_dir() or not step_folders(path):
+        return model
+    return gathered(str(newest_step(path).resolve()))[0]
 
 
 def _check_same(now: Mapping[str, object], before: Mapping[str, object], path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -204,3 +205,15 @@ def test_steps_that_are_passed_over_push_out_no_older_checkpoint(tmp_path: Path,
     with pytest.raises(Diverged, match="remove this run's newest steps"):
         train_kosmos(replace(_short(recipe), optimiser=breaks, save=saved), tmp_path / "run")
     assert [path.name for path in (tmp_path / "run").glob("step-*")] == ["step-000001"]
+
+
+def test_a_run_goes_on_from_the_step_it_began_from_when_its_base_has_newer_ones(
+    tmp_path: Path, recipe: TrainRecipe
+) -> None:
+    first = train_kosmos(_short(recipe), tmp_path / "first")
+    lora = replace(_short(recipe, steps=2), model=str(tmp_path / "first"), lora=LoraRecipe(rank=2))
+    train_kosmos(lora, tmp_path / "run")
+    shutil.copytree(first, first.with_name("step-000002"))
+    train_kosmos(lora, tmp_path / "run")
+    kept = json.loads((tmp_path / "run" / "config.json").read_text("utf-8"))["recipe"]
+    assert kept["model"] == str(first.resolve())
