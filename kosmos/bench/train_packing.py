@@ -2,7 +2,7 @@
 
 Padding is done well: each kind of document by itself, shuffled, 16 in a batch, padded to its longest, computed in
 slices of as many rows as a packed batch has, and logits are made of no padding. Useful tokens are rows of documents,
-those of pictures included; a turn is forward and backward. The model is a quarter of the depth and half the width of
+those of pictures included; a turn is forward and backward. The model is half the depth and half the width of
 `step-100m`, with an eye and a vocabulary smaller in proportion; what the FLOPs of that larger shape say of the same
 batches stands beside. The mixture is that of Kosmos-1 (arXiv 2302.14045, section 3.2): captions to pages as 5 to 2.
 """
@@ -50,7 +50,7 @@ PACKING_SHAPE = replace(
     name="bench-packing",
     tower=replace(STEP_SHAPE.tower, width=384, num_layers=3, num_heads=6, mlp_width=1536),
     resampler=replace(STEP_SHAPE.resampler, num_latents=LATENTS, num_heads=6),
-    decoder=replace(STEP_SHAPE.decoder, vocab_size=8_192, num_layers=3, width=384, num_heads=6, ffn_width=1536),
+    decoder=replace(STEP_SHAPE.decoder, vocab_size=8_192, num_layers=6, width=384, num_heads=6, ffn_width=1536),
 )
 LARGE_SHAPE = replace(STEP_SHAPE, resampler=replace(STEP_SHAPE.resampler, num_latents=LATENTS))
 BATCH = 16
