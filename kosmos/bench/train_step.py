@@ -9,8 +9,9 @@ float32 and bfloat16, found by real steps before the turns. `transformers` flush
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
@@ -144,24 +145,46 @@ def _in_format(number_format: str, part: Part) -> dict[str, Sum]:
 
 
 def step_case(bench: TrainBench, folder: Path) -> Figure:
-    """Tokens a second, pictures' rows counted; the limit is the step's products at the rate of large ones."""
+    """Tokens a second, pictures' rows counted; the limit is the step's products at the rate of large ones.
+
+    Peers come one after the other, each in turn with ours: both at once would not fit a small machine's memory.
+    """
     work, real = _work(bench, folder)
-    with ExitStack() as stack:
-        sides = {name: stack.enter_context(side) for name, side in _sides(bench, work).items()}
-        formats = {name: _faster_format(side.turn) for name, side in sides.items()}
-        contestants: dict[str, Callable[[], object]] = {
-            name: partial(side.turn, formats[name]) for name, side in sides.items()
-        }
-        contestants["limit"] = squares(getattr(torch, formats["ours"]))
-        rounds = max(1, bench.rounds // 2)
-        timed = in_turn(contestants, rounds, bench.clock)
-        busy = {name: median(side.processor_seconds[-rounds:]) for name, side in sides.items()}
+    seconds: defaultdict[str, list[float]] = defaultdict(list)
+    busy: defaultdict[str, list[float]] = defaultdict(list)
+    with OwnProcess(our_steps, work, flush_denormals=True) as ours:
+        formats = {"ours": _faster_format(ours)}
+        for name, build in _peers(bench, work).items():
+            with build() if build else nullcontext() as peer:
+                sides = {"ours": ours} if peer is None else {"ours": ours, name: peer}
+                formats |= {side: _faster_format(process) for side, process in sides.items() if side not in formats}
+                _take_turns(bench, sides, formats, seconds, busy)
+    timed = {name: Timed(tuple(found)) for name, found in seconds.items()}
     rate = square_flops() / timed.pop("limit").median
     flops = sequence_flops(take_inventory(work.config, "frozen"), Load(rows=work.length, pictures=1)).total
     notes = {"real documents": float(real), "GFLOP a token": flops / work.length / 1e9}
     notes |= {f"bfloat16, {name}": float(found == "bfloat16") for name, found in formats.items()}
-    notes |= {f"processor s, {name}": seconds for name, seconds in busy.items()}
+    notes |= {f"processor s, {name}": median(found) for name, found in busy.items()}
     return _figure(work.rows, timed, limit=rate * work.length / flops, notes=notes)
+
+
+def _take_turns(
+    bench: TrainBench,
+    sides: Mapping[str, OwnProcess],
+    formats: Mapping[str, str],
+    seconds: Mapping[str, list[float]],
+    busy: Mapping[str, list[float]],
+) -> None:
+    """Of these sides and of large products; adds to what was found before."""
+    rounds = max(1, bench.rounds // 2)
+    contestants: dict[str, Callable[[], object]] = {
+        name: partial(side.turn, formats[name]) for name, side in sides.items()
+    }
+    contestants["limit"] = squares(getattr(torch, formats["ours"]))
+    for name, timed in in_turn(contestants, rounds, bench.clock).items():
+        seconds[name].extend(timed.seconds)
+    for name, side in sides.items():
+        busy[name].extend(side.processor_seconds[-rounds:])
 
 
 def _work(bench: TrainBench, folder: Path) -> tuple[StepWork, bool]:
@@ -173,25 +196,23 @@ def _work(bench: TrainBench, folder: Path) -> tuple[StepWork, bool]:
     return work, corpus.real
 
 
-def _sides(bench: TrainBench, work: StepWork) -> dict[str, OwnProcess]:
-    """Raises: ValueError if the peer is not installed."""
-    sides = {"ours": OwnProcess(our_steps, work, flush_denormals=True)}
+def _peers(bench: TrainBench, work: StepWork) -> dict[str, Callable[[], OwnProcess] | None]:
+    """How each is made; one that is nobody where none are wanted. Raises: ValueError if transformers is not there."""
     if not bench.peers:
-        return sides
+        return {"nobody": None}
     if find_spec("transformers") is None:
         raise ValueError("the peer needs transformers; install kosmos-mllm[dev], or give --without-peers")
     from kosmos.bench.train_peer import peer_steps
 
-    sides["transformers"] = OwnProcess(peer_steps, work, flush_denormals=True)
-    sides["transformers-default"] = OwnProcess(peer_steps, work, flush_denormals=False)
-    return sides
+    flushes = {"transformers": True, "transformers-default": False}
+    return {name: partial(OwnProcess, peer_steps, work, flush_denormals=on) for name, on in flushes.items()}
 
 
-def _faster_format(turn: Contestant) -> str:
+def _faster_format(side: OwnProcess) -> str:
     """By a step of each, after one that warms up; where bfloat16 is emulated, without a try."""
     if not is_bf16_thinkable():
         return FORMATS[0]
-    timed = in_turn({name: partial(turn, name) for name in FORMATS}, 1)
+    timed = in_turn({name: partial(side.turn, name) for name in FORMATS}, 1)
     return min(FORMATS, key=lambda name: timed[name].median)
 
 
