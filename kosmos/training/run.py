@@ -10,14 +10,14 @@ import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from data_pipelines.loader.loader import Loader
 from kosmos.checkpoint import newest_step
 from kosmos.packed import Packed
 from kosmos.pretrained import Kosmos
@@ -94,6 +94,7 @@ class _Setting:
     processor: Processor
     objective: KosmosObjective
     parallel: Parallel
+    loader: Loader[Packed]
     device: torch.device
     devices: int
     inventory: Inventory
@@ -109,7 +110,7 @@ class _Setting:
         with self.numbers():
             return self.objective.losses({name: rows.to(self.device)})
 
-    def numbers(self) -> Any:
+    def numbers(self) -> AbstractContextManager[object]:
         """The context in which products are computed."""
         return autocast(self.recipe.compute.precision, self.device.type)
 
@@ -137,13 +138,13 @@ def _prepare(recipe: TrainRecipe, folder: Path, here: Launch, told: Callable[[st
     begun = start(recipe)
     processor = begun.processor()
     held_out = _held_out(recipe, processor)
-    open_loader(recipe, processor, Parallel())  # counts shards and says what is wrong with them
     if recipe.lora.rank:
         add_adapters(begun.model, recipe.lora, recipe.model)
     else:
         choose_parameters(begun.model, recipe.eye)
     objective = KosmosObjective(begun.model.to(here.device), recipe.optimiser.label_smoothing)
     parallel = share_out(objective, recipe.parallel, recipe.compute, here)
+    loader = open_loader(recipe, processor, parallel)
     if parallel.first:
         write_recipe(recipe, folder)
     return _Setting(
@@ -152,6 +153,7 @@ def _prepare(recipe: TrainRecipe, folder: Path, here: Launch, told: Callable[[st
         processor=processor,
         objective=objective,
         parallel=parallel,
+        loader=loader,
         device=here.device,
         devices=here.ranks,
         inventory=take_inventory(begun.model.config, recipe.eye),
@@ -175,7 +177,7 @@ def _stage(setting: _Setting) -> Stage:
     return Stage(
         name="train",
         optimiser=recipe.optimiser,
-        batches=open_loader(recipe, setting.processor, setting.parallel),
+        batches=setting.loader,
         micro_batches=recipe.compute.micro_batches // setting.parallel.ranks,
         parts=setting.parts,
         validate=setting.validate,
